@@ -1,0 +1,75 @@
+/**
+ * What a queue uses: synchronous and batched. An engine belongs to one queue and lives on its thread; the
+ * request table is shared by the two, so that a request crosses the seam as one small integer.
+ */
+
+export const BlockOp = { READ: 0, WRITE: 1, FLUSH: 2, DISCARD: 3, WRITE_ZEROES: 4 } as const;
+export type BlockOp = (typeof BlockOp)[keyof typeof BlockOp];
+
+/** Request flags. */
+export const BlockFlag = {
+  /** The write is durable before it completes: the front-end did not negotiate FLUSH. */
+  FUA: 1,
+  /** WRITE_ZEROES may free the blocks. */
+  MAY_UNMAP: 2,
+} as const;
+
+/**
+ * Requests in flight, a slot each, as arrays: nothing is allocated per request. The queue fills a slot and
+ * submits it; until the engine completes the slot it owns what the slot names.
+ */
+export interface BlockRequestTable {
+  /** Number of slots. */
+  readonly capacity: number;
+  readonly op: Uint8Array;
+  readonly flags: Uint8Array;
+  /** Bytes from the start of the node. */
+  readonly offset: Float64Array;
+  /** Bytes in all. */
+  readonly length: Float64Array;
+  /** Host address of the slot's struct iovec array. Engines may advance the entries. */
+  readonly iovecAddress: Float64Array;
+  readonly iovecCount: Uint16Array;
+  /** Host address and length of the first segment, so that a single one needs no iovec. */
+  readonly firstAddress: Float64Array;
+}
+
+/** Where completions go. `result` is 0 or a negative errno. Called from submit() or from the reactor. */
+export interface BlockCompletionSink {
+  onBlockComplete(slot: number, result: number): void;
+}
+
+export interface BlockEngine {
+  /** Starts the slot's request. The caller has checked range, alignment and read-only. */
+  submit(slot: number): void;
+  /** Asks for the end of what is in flight; completions still come. */
+  cancel(): void;
+  /** Releases the engine's own resources. Nothing is in flight any more. */
+  close(): void;
+}
+
+export interface FileEngineSpec {
+  readonly kind: 'file';
+  readonly fd: number;
+  readonly isBlockDevice: boolean;
+  readonly direct: boolean;
+  /** Alignment that O_DIRECT wants of memory addresses, bytes. */
+  readonly memoryAlignment: number;
+  readonly noFlush: boolean;
+  /** Requests go to the kernel's worker threads at once instead of being tried inline (aio=threads). */
+  readonly forceAsync: boolean;
+  readonly detectZeroes: 'off' | 'on' | 'unmap';
+}
+
+export interface NullEngineSpec {
+  readonly kind: 'null';
+  readonly readZeroes: boolean;
+}
+
+/** A block driver written by a user: its functions live on the main thread, and so do its queues. */
+export interface LocalEngineSpec {
+  readonly kind: 'local';
+  readonly key: number;
+}
+
+export type EngineSpec = FileEngineSpec | NullEngineSpec | LocalEngineSpec;

@@ -1,0 +1,81 @@
+/**
+ * A block node: one opened image or device of the block graph, as the control side sees it. The data side
+ * is the engine that queue threads build from `engine`, which is plain data so that it crosses threads.
+ */
+import type { EngineSpec } from './engine.js';
+
+/** What a front-end may be offered. A missing ability becomes a missing feature bit. */
+export interface BlockFeatures {
+  /** Writes may sit in a volatile cache until a flush. */
+  readonly flush: boolean;
+  readonly discard: boolean;
+  readonly writeZeroes: boolean;
+  /** Whether write-zeroes may free the blocks it zeroes. */
+  readonly writeZeroesMayUnmap: boolean;
+}
+
+/** Units are bytes; every value is a power of two, or 0 where the node has nothing to say. */
+export interface BlockLimits {
+  /** Offsets and lengths of requests must be multiples of this. */
+  readonly requestAlignment: number;
+  readonly physicalBlockSize: number;
+  readonly optimalIoSize: number;
+  readonly discardAlignment: number;
+}
+
+export interface BlockNode {
+  readonly nodeName: string;
+  /** The block driver's QEMU name, such as `file` or `null-co`. */
+  readonly driver: string;
+  readonly filename: string | undefined;
+  readonly readOnly: boolean;
+  readonly cacheDirect: boolean;
+  readonly cacheNoFlush: boolean;
+  readonly detectZeroes: DetectZeroes;
+  readonly features: BlockFeatures;
+  readonly limits: BlockLimits;
+  /** Bytes, a multiple of 512. */
+  readonly size: number;
+  readonly engine: EngineSpec;
+  /** Changes the size in bytes. Throws NOT_SUPPORTED where the driver can't, IMAGE_READ_ONLY on a read-only node. */
+  resize(size: number): Promise<void>;
+  /** Releases locks and descriptors. The caller has ended every engine built from the node before. */
+  close(): Promise<void>;
+}
+
+export type DetectZeroes = 'off' | 'on' | 'unmap';
+export type DiscardMode = 'unmap' | 'ignore';
+export type AioMode = 'native' | 'io_uring' | 'threads';
+export type LockingMode = 'auto' | 'on' | 'off';
+
+interface CommonNodeOptions {
+  readonly nodeName: string;
+  readonly readOnly?: boolean;
+  readonly discard?: DiscardMode;
+  readonly detectZeroes?: DetectZeroes;
+  readonly cache?: { readonly direct?: boolean; readonly noFlush?: boolean };
+}
+
+export interface FileNodeOptions extends CommonNodeOptions {
+  readonly driver: 'file' | 'host_device';
+  readonly filename: string;
+  /** Opens read-only when writing is not permitted, instead of failing. */
+  readonly autoReadOnly?: boolean;
+  readonly aio?: AioMode;
+  readonly locking?: LockingMode;
+}
+
+export interface NullNodeOptions extends CommonNodeOptions {
+  readonly driver: 'null-co';
+  /** Bytes. QEMU's default is 1 GiB. */
+  readonly size?: number;
+  /** Reads fill the buffer with zeroes; without it they leave the buffer as it is. */
+  readonly readZeroes?: boolean;
+}
+
+export interface MemoryNodeOptions extends CommonNodeOptions {
+  readonly driver: 'memory';
+  readonly size: number;
+}
+
+export type BlockNodeOptions = FileNodeOptions | NullNodeOptions | MemoryNodeOptions;
