@@ -36,6 +36,7 @@ export const libcCalls = {
     'int64_t',
     'int64_t',
   ]),
+  ftruncate: bind<(fd: number, length: number) => number>('ftruncate', 'int', ['int', 'int64_t']),
   ioctlPointer: bind<(fd: number, request: number, argument: Bytes) => number>('ioctl', 'int', [
     'int',
     'ulong',
