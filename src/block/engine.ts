@@ -14,26 +14,6 @@ export const BlockFlag = {
   MAY_UNMAP: 2,
 } as const;
 
-/**
- * Requests in flight, a slot each, as arrays: nothing is allocated per request. The queue fills a slot and
- * submits it; until the engine completes the slot it owns what the slot names.
- */
-export interface BlockRequestTable {
-  /** Number of slots. */
-  readonly capacity: number;
-  readonly op: Uint8Array;
-  readonly flags: Uint8Array;
-  /** Bytes from the start of the node. */
-  readonly offset: Float64Array;
-  /** Bytes in all. */
-  readonly length: Float64Array;
-  /** Host address of the slot's struct iovec array. Engines may advance the entries. */
-  readonly iovecAddress: Float64Array;
-  readonly iovecCount: Uint16Array;
-  /** Host address and length of the first segment, so that a single one needs no iovec. */
-  readonly firstAddress: Float64Array;
-}
-
 /** Where completions go. `result` is 0 or a negative errno. Called from submit() or from the reactor. */
 export interface BlockCompletionSink {
   onBlockComplete(slot: number, result: number): void;
@@ -51,14 +31,14 @@ export interface BlockEngine {
 export interface FileEngineSpec {
   readonly kind: 'file';
   readonly fd: number;
-  readonly isBlockDevice: boolean;
-  readonly direct: boolean;
-  /** Alignment that O_DIRECT wants of memory addresses, bytes. */
+  /** Alignment that O_DIRECT wants of memory addresses, bytes; 1 without O_DIRECT. */
   readonly memoryAlignment: number;
+  /** Flushes are not needed (cache.no-flush). */
   readonly noFlush: boolean;
+  /** Discards do nothing (discard=ignore). */
+  readonly ignoreDiscard: boolean;
   /** Requests go to the kernel's worker threads at once instead of being tried inline (aio=threads). */
   readonly forceAsync: boolean;
-  readonly detectZeroes: 'off' | 'on' | 'unmap';
 }
 
 export interface NullEngineSpec {
@@ -69,6 +49,7 @@ export interface NullEngineSpec {
 /** A block driver written by a user: its functions live on the main thread, and so do its queues. */
 export interface LocalEngineSpec {
   readonly kind: 'local';
+  /** The driver's number in the main thread's table (local-engine.ts). */
   readonly key: number;
 }
 

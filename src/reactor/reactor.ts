@@ -42,6 +42,7 @@ export class Reactor implements CompletionHandler {
   /** The sources that are there, without holes, for the loops of a turn. */
   #active: EventSource[] = [];
   #stopped = false;
+  #wakeScheduled = false;
   #watcher: FdWatcher | undefined;
   #timer: NodeJS.Timeout | undefined;
 
@@ -113,6 +114,21 @@ export class Reactor implements CompletionHandler {
     this.#watcher = undefined;
   }
 
+  /** Asks for turns soon, from code that completed something on the event loop. Once for many calls. */
+  wake(): void {
+    if (!this.#wakeScheduled) {
+      this.#wakeScheduled = true;
+      setImmediate(this.#onWake);
+    }
+  }
+
+  readonly #onWake = (): void => {
+    this.#wakeScheduled = false;
+    if (!this.#stopped) {
+      this.runUntilIdle();
+    }
+  };
+
   /** Turns until there is nothing to do, a bounded number of them: the event loop wants its share. */
   runUntilIdle(): void {
     for (let turn = 0; turn < turnsPerWake && !this.#stopped; turn++) {
@@ -122,11 +138,7 @@ export class Reactor implements CompletionHandler {
         return;
       }
     }
-    setImmediate(() => {
-      if (!this.#stopped) {
-        this.runUntilIdle();
-      }
-    });
+    this.wake();
   }
 
   /** Closes the ring. The sources have ended what they had in flight. */

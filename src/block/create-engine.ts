@@ -1,0 +1,26 @@
+/** Builds an engine on the thread of its queue from the node's plain description. */
+import type { AlignedPool } from '../memory/aligned-pool.js';
+import type { Reactor } from '../reactor/reactor.js';
+import { FileEngine } from './drivers/file-engine.js';
+import { LocalEngine } from './drivers/local-engine.js';
+import { NullEngine } from './drivers/null-engine.js';
+import type { BlockCompletionSink, BlockEngine, EngineSpec } from './engine.js';
+import type { RequestTable } from './request-table.js';
+
+export interface EngineContext {
+  readonly table: RequestTable;
+  readonly sink: BlockCompletionSink;
+  readonly reactor: Reactor;
+  readonly pool: AlignedPool;
+}
+
+export function createEngine(spec: EngineSpec, context: EngineContext): BlockEngine {
+  switch (spec.kind) {
+    case 'file':
+      return new FileEngine({ spec, ...context });
+    case 'null':
+      return new NullEngine(spec, context.table, context.sink);
+    case 'local':
+      return new LocalEngine(spec.key, context.table, context.sink, context.reactor);
+  }
+}
