@@ -116,11 +116,11 @@ async function bootWith(kernel: Kernel, options: LabOptions, accelerator: Accele
   );
   const shape = `${accelerator.toUpperCase()}, ${smp} CPU${smp === 1 ? '' : 's'}, ${memoryMib} MiB`;
   try {
-    await withProgress(`booting Linux ${kernel.version} (${shape})`, () =>
+    const ready = () =>
       limited(machine.ready, bootTimeoutMs, options.signal, async () =>
         machine.failure(`Linux ${kernel.version} wasn't up after ${bootTimeoutMs / 1000} s (${shape}).`),
-      ),
-    );
+      );
+    await (options.announce ? withProgress(`booting Linux ${kernel.version} (${shape})`, ready) : ready());
   } catch (error) {
     await machine.kill();
     throw error;

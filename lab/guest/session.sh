@@ -12,7 +12,7 @@ port() {
   done
 }
 
-$b mkdir -p /dev/pts /dev/shm /dev/mqueue
+$b mkdir -p /dev/pts /dev/shm
 $b mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
 $b mount -t tmpfs -o mode=1777 shm /dev/shm
 $b ln -sf /proc/self/fd /dev/fd
@@ -23,6 +23,8 @@ $b mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null
 $b ifconfig lo 127.0.0.1 up
 $b hostname vduse-lab
 umask 022
+# Words of the kernel's command line that it doesn't know end up as variables.
+unset selinux OLDPWD
 
 exec 3<>"$(port control)"
 echo ready >&3

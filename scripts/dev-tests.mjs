@@ -1,0 +1,41 @@
+// Which compiled tests make up a suite.
+
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+
+import { checkout } from './dev-run.mjs';
+
+export const testSuites = ['unit', 'software', 'lab', 'all'];
+
+/** From the sources: the compiler leaves the output of deleted files where it was. */
+function compiledTests(directory) {
+  if (!existsSync(checkout(directory))) return [];
+  return readdirSync(checkout(directory), { withFileTypes: true })
+    .sort((a, b) => (a.name < b.name ? -1 : 1))
+    .flatMap((entry) => {
+      const path = join(directory, entry.name);
+      if (entry.isDirectory()) return compiledTests(path);
+      return path.endsWith('.test.ts') ? [checkout('build', path.replace(/\.ts$/, '.js'))] : [];
+    });
+}
+
+/** The runs of node's test runner for a suite, in order. */
+export function testFiles(suite) {
+  const all = compiledTests('test');
+  const isIn = (name) => (path) => path.startsWith(`${checkout('build/test', name)}/`);
+  const unit = { title: 'unit', files: all.filter((path) => !isIn('lab')(path)), args: [], needsLab: false };
+  const software = {
+    title: 'software',
+    files: all.filter((path) => isIn('software')(path) || isIn('software-vduse')(path)),
+    args: [],
+    needsLab: false,
+  };
+  // One machine at a time: two would take each other's processor away and run into time limits.
+  const lab = {
+    title: 'lab',
+    files: all.filter(isIn('lab')),
+    args: ['--test-concurrency=1'],
+    needsLab: true,
+  };
+  return { unit: [unit], software: [software], lab: [lab], all: [unit, lab] }[suite];
+}
