@@ -37,6 +37,8 @@ const defaultEntries = 256;
 
 export class Reactor implements CompletionHandler {
   readonly ring: IoUring;
+  /** The longest sleep of `run`, in milliseconds. A source that waits for a time shortens it before a sleep. */
+  sleepMs: number = limits.sleepMsMax;
   readonly #sources: (EventSource | undefined)[] = [];
   readonly #pollUs: number;
   /** The sources that are there, without holes, for the loops of a turn. */
@@ -91,7 +93,7 @@ export class Reactor implements CompletionHandler {
       if (this.#turn() > 0) {
         this.ring.submit();
       } else if (!this.#spin() && !this.#prepareToSleep()) {
-        this.ring.submitAndWait(limits.sleepMsMax);
+        this.ring.submitAndWait(this.sleepMs);
       }
     }
   }

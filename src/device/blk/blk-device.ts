@@ -1,0 +1,225 @@
+/** The virtio-blk device: its configuration and the life of its queues. Requests are blk-queue.ts's. */
+import { VduseError } from '../../base/errors.js';
+import { limits } from '../../base/limits.js';
+import type { Logger } from '../../base/log.js';
+import type { BlockNode } from '../../block/node.js';
+import { describeErrno } from '../../native/errno.js';
+import type { QueueHost, QueueHosts, QueueListener } from '../queue-host.js';
+import { type DeviceStatistics, QueueField, SharedDeviceState } from '../statistics.js';
+import {
+  type Activation,
+  DeviceId,
+  type DeviceListener,
+  type QueueActivation,
+  type QuiesceOptions,
+  type QuiesceResult,
+  type VirtioDevice,
+} from '../virtio-device.js';
+import { blkFeatures, encodeBlkConfig } from './blk-config.js';
+import type { BlkQueueSpec } from './blk-queue-spec.js';
+
+export interface BlkDeviceOptions {
+  readonly node: BlockNode;
+  readonly hosts: QueueHosts;
+  readonly logger: Logger;
+  readonly writable: boolean;
+  /** From 1 to limits.queueCountMax; 1 when absent. */
+  readonly queueCount?: number;
+  /** Elements of each queue, a power of two; 256 when absent. */
+  readonly queueSize?: number;
+  /** Bytes, a power of two from 512 to 4096; the node's alignment when absent. */
+  readonly logicalBlockSize?: number;
+  /** Up to 20 bytes, which the front-end reads with GET_ID. */
+  readonly serial?: string;
+  /** Names of queue threads, used cyclically; the process's pool when absent. */
+  readonly threads?: readonly string[];
+}
+
+const defaultQueueSize = 256;
+/** The longest segment that is asked for: the kernel's largest request is far smaller. */
+const segmentBytesMax = 4 << 20;
+const rangeBytesMax = 1 << 30;
+/** No vendor of the PCI registry: VDUSE and vhost-user devices have none. */
+const vendorId = 0;
+
+/** Queues are numbered through the process: hosts serve several devices. */
+let nextQueueId = 1;
+
+function checkInteger(what: string, value: number, range: { min: number; max: number }): void {
+  if (!Number.isInteger(value) || value < range.min || value > range.max) {
+    throw new VduseError(
+      'INVALID_ARGUMENT',
+      `${what} ${value} is out of range: it must be from ${range.min} to ${range.max}`,
+    );
+  }
+}
+
+function checkPowerOfTwo(what: string, value: number, range: { min: number; max: number }): void {
+  checkInteger(what, value, range);
+  if ((value & (value - 1)) !== 0) {
+    const lower = 2 ** Math.floor(Math.log2(value));
+    throw new VduseError('INVALID_ARGUMENT', `${what} ${value} is not a power of two`, {
+      hint: `The nearest ones are ${lower} and ${lower * 2}.`,
+    });
+  }
+}
+
+export class BlkDevice implements VirtioDevice {
+  readonly deviceId = DeviceId.BLOCK;
+  readonly vendorId = vendorId;
+  readonly deviceFeatures: bigint;
+  readonly queueCount: number;
+  readonly queueSizeMax: number;
+  readonly blockSize: number;
+  readonly readOnly: boolean;
+  readonly serial: string;
+  readonly #node: BlockNode;
+  readonly #logger: Logger;
+  readonly #shared: SharedDeviceState;
+  readonly #hosts: readonly QueueHost[];
+  readonly #running = new Map<number, { id: number; host: QueueHost }>();
+  #listener: DeviceListener | undefined;
+
+  /** Makes the device; its queues start with `activate`. Throws INVALID_ARGUMENT for options out of range. */
+  static async create(options: BlkDeviceOptions): Promise<BlkDevice> {
+    const queueCount = options.queueCount ?? 1;
+    checkInteger('number of queues', queueCount, { min: 1, max: limits.queueCountMax });
+    const local = options.node.engine.kind === 'local';
+    const hosts = local
+      ? new Array<QueueHost>(queueCount).fill(options.hosts.local())
+      : await options.hosts.assign(queueCount, options.threads);
+    return new BlkDevice(options, queueCount, hosts);
+  }
+
+  private constructor(options: BlkDeviceOptions, queueCount: number, hosts: readonly QueueHost[]) {
+    const { node } = options;
+    this.queueCount = queueCount;
+    this.queueSizeMax = options.queueSize ?? defaultQueueSize;
+    checkPowerOfTwo('queue size', this.queueSizeMax, { min: limits.queueSizeMin, max: limits.queueSizeMax });
+    this.blockSize = options.logicalBlockSize ?? Math.max(512, node.limits.requestAlignment);
+    checkPowerOfTwo('logical block size', this.blockSize, { min: 512, max: 4096 });
+    if (this.blockSize < node.limits.requestAlignment) {
+      throw new VduseError(
+        'INVALID_ARGUMENT',
+        `logical block size ${this.blockSize}: the image is opened so that it takes requests of ${node.limits.requestAlignment} bytes at least`,
+        { hint: 'Leave the block size out, or open the image without cache.direct=on.' },
+      );
+    }
+    this.serial = options.serial ?? '';
+    if (new TextEncoder().encode(this.serial).length > limits.serialBytesMax) {
+      throw new VduseError(
+        'INVALID_ARGUMENT',
+        `serial '${this.serial}' is too long: virtio-blk has room for ${limits.serialBytesMax} bytes`,
+      );
+    }
+    this.readOnly = !options.writable || node.readOnly;
+    this.#node = node;
+    this.#logger = options.logger;
+    this.#hosts = hosts;
+    this.#shared = new SharedDeviceState({ queueCount });
+    this.#shared.capacityBytes = this.#capacity();
+    this.deviceFeatures = blkFeatures({
+      readOnly: this.readOnly,
+      flush: node.features.flush,
+      discard: node.features.discard && !this.readOnly,
+      writeZeroes: node.features.writeZeroes && !this.readOnly,
+      multiQueue: queueCount > 1,
+    });
+  }
+
+  get config(): Uint8Array {
+    const { limits: nodeLimits } = this.#node;
+    return encodeBlkConfig({
+      capacityBytes: this.#capacity(),
+      sizeMax: segmentBytesMax,
+      // A request's header and status take two descriptors of a chain that is no longer than the queue.
+      segMax: Math.min(this.queueSizeMax, limits.requestSegmentsMax) - 2,
+      blockSize: this.blockSize,
+      physicalBlockSize: Math.max(this.blockSize, nodeLimits.physicalBlockSize),
+      minIoSize: Math.max(this.blockSize, nodeLimits.physicalBlockSize),
+      optimalIoSize: nodeLimits.optimalIoSize,
+      queueCount: this.queueCount,
+      maxRangeBytes: rangeBytesMax,
+      maxRangeSegments: limits.rangeSegmentsMax,
+      discardAlignment: Math.max(this.blockSize, nodeLimits.discardAlignment),
+      writeZeroesMayUnmap: this.#node.features.writeZeroesMayUnmap,
+    });
+  }
+
+  get statistics(): DeviceStatistics {
+    return this.#shared.total();
+  }
+
+  setListener(listener: DeviceListener | undefined): void {
+    this.#listener = listener;
+  }
+
+  async activate(activation: Activation): Promise<void> {
+    try {
+      await Promise.all(activation.queues.map((queue) => this.#startQueue(queue, activation)));
+    } catch (error) {
+      await this.quiesce({ timeoutMs: 0 });
+      throw error;
+    }
+  }
+
+  async quiesce(options: QuiesceOptions): Promise<QuiesceResult> {
+    const running = [...this.#running];
+    this.#running.clear();
+    const stops = await Promise.all(
+      running.map(async ([index, { id, host }]) => ({ index, ...(await host.stop(id, options.timeoutMs)) })),
+    );
+    return {
+      drained: stops.every((stop) => stop.drained),
+      availIndices: new Map(stops.map((stop) => [stop.index, stop.availIndex])),
+    };
+  }
+
+  availIndex(queue: number): number {
+    return this.#shared.queue(queue)[QueueField.AVAIL_INDEX];
+  }
+
+  /** The node has another size: the queues see it at once, the front-end is told. */
+  resized(): void {
+    this.#shared.capacityBytes = this.#capacity();
+    this.#listener?.onConfigChange();
+  }
+
+  /** Whole blocks only: the front-end could not address the rest. */
+  #capacity(): number {
+    return Math.floor(this.#node.size / this.blockSize) * this.blockSize;
+  }
+
+  async #startQueue(queue: QueueActivation, activation: Activation): Promise<void> {
+    const host = this.#hosts[queue.index];
+    const spec: BlkQueueSpec = {
+      id: nextQueueId++,
+      queue,
+      features: activation.features,
+      memory: activation.memory,
+      engine: this.#node.engine,
+      readOnly: this.readOnly,
+      detectZeroes: this.#node.detectZeroes,
+      requestAlignment: Math.max(512, this.#node.limits.requestAlignment),
+      rangeBytesMax,
+      serial: this.serial,
+      shared: this.#shared.buffer,
+    };
+    await host.start(spec, this.#queueListener(queue.index));
+    this.#running.set(queue.index, { id: spec.id, host });
+  }
+
+  #queueListener(index: number): QueueListener {
+    const node = this.#node.filename ?? this.#node.nodeName;
+    return {
+      onBroken: (reason) => this.#listener?.onNeedsReset(reason),
+      onErrors: (count, errno) => {
+        const { name, text } = describeErrno(errno);
+        this.#logger.error(
+          { node, queue: index, count, errno: name },
+          `${count} I/O error${count === 1 ? '' : 's'} on '${node}': ${text} (${name})`,
+        );
+      },
+    };
+  }
+}

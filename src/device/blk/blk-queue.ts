@@ -1,0 +1,491 @@
+// Hot file: synchronous, no allocation per request, no throw after construction.
+/**
+ * One virtio-blk queue at work: takes chains, turns them into block requests, and completions into used
+ * elements. One queue, one owner thread.
+ */
+import { limits } from '../../base/limits.js';
+import { createEngine } from '../../block/create-engine.js';
+import { detectZeroWrite } from '../../block/detect-zeroes.js';
+import { type BlockCompletionSink, type BlockEngine, BlockFlag, BlockOp } from '../../block/engine.js';
+import { RequestTable } from '../../block/request-table.js';
+import type { AlignedPool } from '../../memory/aligned-pool.js';
+import { GuestMemory, MemoryAccess } from '../../memory/guest-memory.js';
+import { Errno } from '../../native/errno.js';
+import { createNotifier, type Notifier } from '../../native/notifier.js';
+import { type EventSource, Reactor } from '../../reactor/reactor.js';
+import type { DescriptorChain } from '../../virtqueue/descriptor-chain.js';
+import { hasFeature, RING_F } from '../../virtqueue/layout.js';
+import { SplitVirtqueue } from '../../virtqueue/split-virtqueue.js';
+import { QueueField, SharedDeviceState } from '../statistics.js';
+import {
+  BLK_F,
+  BLK_HEADER,
+  BLK_RANGE,
+  BLK_RANGE_F_UNMAP,
+  BLK_S,
+  BLK_T,
+  sectorBytes,
+} from './blk-protocol.js';
+import type { BlkQueueSpec } from './blk-queue-spec.js';
+
+export interface BlkQueueContext {
+  readonly reactor: Reactor;
+  readonly pool: AlignedPool;
+  /** The driver broke the ring. The queue has stopped taking requests. */
+  readonly onBroken: (reason: string) => void;
+  /** A request failed. Called for each; the receiver limits what it tells. */
+  readonly onError: (errno: number) => void;
+  /** The queue was asked to stop, and nothing is in flight any more. */
+  readonly onDrained: () => void;
+}
+
+/** Chains taken per poll, so that queues which share a thread take turns. */
+const batchMax = 128;
+const tokenKick = 0;
+const tokenCancelled = 1;
+const two32 = 0x1_0000_0000;
+
+export class BlkQueue implements EventSource, BlockCompletionSink {
+  readonly #spec: BlkQueueSpec;
+  readonly #context: BlkQueueContext;
+  readonly #reactor: Reactor;
+  readonly #memory: GuestMemory;
+  readonly #queue: SplitVirtqueue;
+  readonly #chain: DescriptorChain;
+  readonly #table: RequestTable;
+  readonly #engine: BlockEngine;
+  readonly #notifier: Notifier;
+  readonly #shared: SharedDeviceState;
+  readonly #counters: Float64Array;
+  readonly #source: number;
+  readonly #heads = new Uint16Array(batchMax);
+  readonly #scratch = new DataView(new ArrayBuffer(limits.rangeSegmentsMax * BLK_RANGE.bytes));
+  readonly #serial: Uint8Array;
+  readonly #writeThrough: boolean;
+  readonly #canDiscard: boolean;
+  readonly #canWriteZeroes: boolean;
+  // Per slot: the chain's head, where its status byte goes, what its writable part holds, its request type.
+  readonly #head: Uint16Array;
+  readonly #statusView: (DataView | undefined)[];
+  readonly #statusOffset: Float64Array;
+  readonly #writableBytes: Float64Array;
+  readonly #bytes: Float64Array;
+  // The ranges of DISCARD and WRITE_ZEROES, done one after the other.
+  readonly #rangeNext: Uint8Array;
+  readonly #rangeCount: Uint8Array;
+  readonly #rangeOffset: Float64Array;
+  readonly #rangeLength: Float64Array;
+  readonly #rangeFlags: Uint8Array;
+  #taking = true;
+  #stopping = false;
+  #abandoned = false;
+
+  /** Throws PROTOCOL where the rings are not in mapped memory. */
+  constructor(spec: BlkQueueSpec, context: BlkQueueContext) {
+    const { queue, features } = spec;
+    this.#spec = spec;
+    this.#context = context;
+    this.#reactor = context.reactor;
+    this.#memory = new GuestMemory(spec.memory);
+    this.#queue = new SplitVirtqueue(
+      {
+        ...queue,
+        eventIdx: hasFeature(features, RING_F.EVENT_IDX),
+        indirect: hasFeature(features, RING_F.INDIRECT_DESC),
+      },
+      this.#memory,
+    );
+    const size = queue.size;
+    this.#chain = this.#queue.createChain();
+    this.#table = new RequestTable(size, limits.requestSegmentsMax);
+    this.#notifier = createNotifier(queue.notifier);
+    this.#shared = new SharedDeviceState(spec.shared);
+    this.#counters = this.#shared.queue(queue.index);
+    this.#serial = new TextEncoder().encode(spec.serial);
+    // 5.2.6.2: without FLUSH the driver takes every completed write for durable.
+    this.#writeThrough = !hasFeature(features, BLK_F.FLUSH);
+    this.#canDiscard = hasFeature(features, BLK_F.DISCARD);
+    this.#canWriteZeroes = hasFeature(features, BLK_F.WRITE_ZEROES);
+    this.#head = new Uint16Array(size);
+    this.#statusView = new Array(size);
+    this.#statusOffset = new Float64Array(size);
+    this.#writableBytes = new Float64Array(size);
+    this.#bytes = new Float64Array(size);
+    this.#rangeNext = new Uint8Array(size);
+    this.#rangeCount = new Uint8Array(size);
+    this.#rangeOffset = new Float64Array(size * limits.rangeSegmentsMax);
+    this.#rangeLength = new Float64Array(size * limits.rangeSegmentsMax);
+    this.#rangeFlags = new Uint8Array(size * limits.rangeSegmentsMax);
+    this.#engine = createEngine(spec.engine, {
+      table: this.#table,
+      sink: this,
+      reactor: context.reactor,
+      pool: context.pool,
+    });
+    this.#source = context.reactor.add(this);
+    context.reactor.armPoll(queue.kickFd, this.#source, tokenKick);
+    this.#counters[QueueField.IN_FLIGHT] = 0;
+    this.#counters[QueueField.AVAIL_INDEX] = this.#queue.availIndex;
+    this.#queue.disableNotifications();
+  }
+
+  get availIndex(): number {
+    return this.#queue.availIndex;
+  }
+
+  get inFlight(): number {
+    return this.#table.inFlight;
+  }
+
+  /** Takes no more requests; onDrained comes when none is in flight, maybe at once. */
+  stop(): void {
+    this.#taking = false;
+    this.#stopping = true;
+    this.#drainIfIdle();
+  }
+
+  /** Asks the engine to end what is in flight. */
+  cancel(): void {
+    this.#engine.cancel();
+  }
+
+  /** Gives up what is in flight: whatever still completes touches neither the ring nor a status byte. */
+  abandon(): void {
+    this.#abandoned = true;
+  }
+
+  /** Releases what the queue holds. Nothing is in flight, or the queue was abandoned and its tables stay. */
+  close(): void {
+    this.#reactor.ring.prepareCancel(
+      { source: this.#source, token: tokenKick },
+      this.#source,
+      tokenCancelled,
+    );
+    this.#reactor.remove(this.#source);
+    if (this.#table.inFlight === 0) {
+      this.#engine.close();
+      this.#table.close();
+    }
+  }
+
+  // EventSource
+
+  poll(): number {
+    if (!this.#taking) {
+      return 0;
+    }
+    const count = this.#queue.popAvailable(this.#heads);
+    if (count < 0) {
+      this.#break('the available ring is not consistent');
+      return 0;
+    }
+    for (let n = 0; n < count && this.#taking; n++) {
+      this.#take(this.#heads[n]);
+    }
+    return count;
+  }
+
+  publish(): void {
+    if (this.#abandoned || !this.#queue.hasStagedUsed) {
+      return;
+    }
+    this.#counters[QueueField.AVAIL_INDEX] = this.#queue.availIndex;
+    this.#counters[QueueField.IN_FLIGHT] = this.#table.inFlight;
+    if (this.#queue.publishUsed()) {
+      this.#counters[QueueField.INTERRUPTS]++;
+      this.#notifier.notify();
+    }
+  }
+
+  prepareToSleep(): boolean {
+    if (!this.#taking) {
+      return false;
+    }
+    this.#counters[QueueField.IN_FLIGHT] = this.#table.inFlight;
+    if (!this.#queue.enableNotifications()) {
+      return false;
+    }
+    this.#queue.disableNotifications();
+    return true;
+  }
+
+  onCompletion(token: number, _result: number, flags: number): void {
+    if (token === tokenKick) {
+      this.#queue.disableNotifications();
+      if (!Reactor.isArmed(flags) && this.#taking) {
+        this.#reactor.armPoll(this.#spec.queue.kickFd, this.#source, tokenKick);
+      }
+    }
+  }
+
+  // BlockCompletionSink
+
+  onBlockComplete(slot: number, result: number): void {
+    if (this.#abandoned) {
+      this.#table.release(slot);
+      return;
+    }
+    if (result === 0 && this.#rangeNext[slot] < this.#rangeCount[slot]) {
+      this.#submitRange(slot);
+      return;
+    }
+    if (result < 0) {
+      this.#context.onError(-result);
+    }
+    this.#finish(slot, result === 0 ? BLK_S.OK : result === -Errno.EOPNOTSUPP ? BLK_S.UNSUPP : BLK_S.IOERR);
+  }
+
+  #break(reason: string): void {
+    this.#taking = false;
+    this.#context.onBroken(`queue ${this.#spec.queue.index}: ${reason}`);
+  }
+
+  #drainIfIdle(): void {
+    if (this.#stopping && this.#table.inFlight === 0) {
+      this.#stopping = false;
+      this.publish();
+      this.#context.onDrained();
+    }
+  }
+
+  #take(head: number): void {
+    const chain = this.#chain;
+    const result = this.#queue.readChain(head, chain);
+    if (result < 0) {
+      this.#break(
+        result === -Errno.EFAULT
+          ? 'a descriptor names memory that is not mapped for it'
+          : 'a descriptor chain is malformed',
+      );
+      return;
+    }
+    if (chain.readableBytes < BLK_HEADER.bytes || chain.writableBytes < 1) {
+      this.#break('a request has no room for its header or its status');
+      return;
+    }
+    const slot = this.#table.take();
+    this.#head[slot] = head;
+    this.#writableBytes[slot] = chain.writableBytes;
+    this.#bytes[slot] = 0;
+    this.#rangeNext[slot] = 0;
+    this.#rangeCount[slot] = 0;
+    // 5.2.6: the status is the last writable byte, however the buffers were split.
+    const last = chain.count - 1;
+    const statusAddress = chain.guestAddress[last] + chain.length[last] - 1;
+    this.#statusView[slot] = this.#memory.locate(statusAddress, 1, MemoryAccess.WRITE);
+    this.#statusOffset[slot] = this.#memory.locatedOffset;
+    const status = this.#start(slot);
+    if (status !== started) {
+      this.#finish(slot, status);
+    }
+  }
+
+  /** Starts a request. Returns `started`, or the status of one that is over already. */
+  #start(slot: number): number {
+    const chain = this.#chain;
+    // The header alone, in one look where it lies in one segment.
+    const whole = chain.length[0] >= BLK_HEADER.bytes;
+    const located = whole
+      ? this.#memory.locate(chain.guestAddress[0], BLK_HEADER.bytes, MemoryAccess.READ)
+      : undefined;
+    const view = located ?? this.#scratch;
+    const at = located === undefined ? 0 : this.#memory.locatedOffset;
+    if (located === undefined) {
+      this.#gather(0, BLK_HEADER.bytes);
+    }
+    const type = view.getUint32(at + BLK_HEADER.type, true);
+    const low = view.getUint32(at + BLK_HEADER.sector, true);
+    const high = view.getUint32(at + BLK_HEADER.sector + 4, true);
+    const offset = (high * two32 + low) * sectorBytes;
+    switch (type) {
+      case BLK_T.IN:
+        return this.#startRead(slot, offset);
+      case BLK_T.OUT:
+        return this.#startWrite(slot, offset);
+      case BLK_T.FLUSH:
+        this.#counters[QueueField.FLUSHES]++;
+        this.#table.op[slot] = BlockOp.FLUSH;
+        return this.#submit(slot);
+      case BLK_T.GET_ID:
+        return this.#getId();
+      case BLK_T.DISCARD:
+        return this.#canDiscard ? this.#startRanges(slot, BlockOp.DISCARD) : BLK_S.UNSUPP;
+      case BLK_T.WRITE_ZEROES:
+        return this.#canWriteZeroes ? this.#startRanges(slot, BlockOp.WRITE_ZEROES) : BLK_S.UNSUPP;
+      default:
+        return BLK_S.UNSUPP;
+    }
+  }
+
+  #startRead(slot: number, offset: number): number {
+    const chain = this.#chain;
+    const length = chain.writableBytes - 1;
+    if (!this.#isInRange(offset, length)) {
+      return BLK_S.IOERR;
+    }
+    const table = this.#table;
+    for (let n = chain.readableCount; n < chain.count; n++) {
+      const isLast = n === chain.count - 1;
+      const bytes = isLast ? chain.length[n] - 1 : chain.length[n];
+      if (bytes > 0 && !table.addSegment(slot, chain.hostAddress[n], bytes)) {
+        return BLK_S.IOERR;
+      }
+    }
+    this.#counters[QueueField.READS]++;
+    this.#bytes[slot] = length;
+    table.op[slot] = BlockOp.READ;
+    table.offset[slot] = offset;
+    return length === 0 ? BLK_S.OK : this.#submit(slot);
+  }
+
+  #startWrite(slot: number, offset: number): number {
+    const chain = this.#chain;
+    const length = chain.readableBytes - BLK_HEADER.bytes;
+    if (this.#spec.readOnly || !this.#isInRange(offset, length)) {
+      return BLK_S.IOERR;
+    }
+    const table = this.#table;
+    let skip: number = BLK_HEADER.bytes;
+    for (let n = 0; n < chain.readableCount; n++) {
+      const skipped = Math.min(skip, chain.length[n]);
+      const bytes = chain.length[n] - skipped;
+      skip -= skipped;
+      if (bytes > 0 && !table.addSegment(slot, chain.hostAddress[n] + skipped, bytes)) {
+        return BLK_S.IOERR;
+      }
+    }
+    this.#counters[QueueField.WRITES]++;
+    this.#bytes[slot] = length;
+    table.op[slot] = BlockOp.WRITE;
+    table.offset[slot] = offset;
+    if (length === 0) {
+      return BLK_S.OK;
+    }
+    detectZeroWrite(table, slot, this.#spec.detectZeroes);
+    return this.#submit(slot);
+  }
+
+  /** 5.2.6.2: sectors beyond the capacity are an I/O error; so is what the node's alignment forbids. */
+  #isInRange(offset: number, length: number): boolean {
+    const alignment = this.#spec.requestAlignment;
+    return (
+      length <= limits.requestBytesMax &&
+      offset + length <= this.#shared.capacityBytes &&
+      offset % alignment === 0 &&
+      length % alignment === 0
+    );
+  }
+
+  #submit(slot: number): number {
+    if (this.#writeThrough) {
+      this.#table.flags[slot] |= BlockFlag.FUA;
+    }
+    this.#engine.submit(slot);
+    return started;
+  }
+
+  /** 5.2.6: up to 20 bytes; a shorter string ends with a NUL, one of 20 does not. */
+  #getId(): number {
+    const chain = this.#chain;
+    const room = Math.min(chain.writableBytes - 1, limits.serialBytesMax);
+    let done = 0;
+    for (let n = chain.readableCount; n < chain.count && done < room; n++) {
+      for (let at = 0; at < chain.length[n] && done < room; at++, done++) {
+        const view = this.#memory.locate(chain.guestAddress[n] + at, 1, MemoryAccess.WRITE);
+        view?.setUint8(this.#memory.locatedOffset, done < this.#serial.length ? this.#serial[done] : 0);
+      }
+    }
+    return BLK_S.OK;
+  }
+
+  #startRanges(slot: number, op: number): number {
+    const bytes = this.#chain.readableBytes - BLK_HEADER.bytes;
+    const count = bytes / BLK_RANGE.bytes;
+    if (this.#spec.readOnly || count < 1 || count % 1 !== 0 || count > limits.rangeSegmentsMax) {
+      return BLK_S.IOERR;
+    }
+    this.#gather(BLK_HEADER.bytes, bytes);
+    const base = slot * limits.rangeSegmentsMax;
+    let total = 0;
+    for (let n = 0; n < count; n++) {
+      const at = n * BLK_RANGE.bytes;
+      const low = this.#scratch.getUint32(at + BLK_RANGE.sector, true);
+      const high = this.#scratch.getUint32(at + BLK_RANGE.sector + 4, true);
+      const length = this.#scratch.getUint32(at + BLK_RANGE.sectorCount, true) * sectorBytes;
+      const flags = this.#scratch.getUint32(at + BLK_RANGE.flags, true);
+      const offset = (high * two32 + low) * sectorBytes;
+      // 5.2.6.2: unknown flags, and unmap with a discard, are not supported.
+      if ((flags & ~BLK_RANGE_F_UNMAP) !== 0 || (flags !== 0 && op === BlockOp.DISCARD)) {
+        return BLK_S.UNSUPP;
+      }
+      if (length > this.#spec.rangeBytesMax || !this.#isRangeValid(offset, length)) {
+        return BLK_S.IOERR;
+      }
+      this.#rangeOffset[base + n] = offset;
+      this.#rangeLength[base + n] = length;
+      this.#rangeFlags[base + n] = flags === 0 ? 0 : BlockFlag.MAY_UNMAP;
+      total += length;
+    }
+    this.#counters[QueueField.UNMAPS]++;
+    this.#rangeCount[slot] = count;
+    this.#table.op[slot] = op;
+    return total === 0 ? BLK_S.OK : this.#submitRange(slot);
+  }
+
+  #isRangeValid(offset: number, length: number): boolean {
+    const alignment = this.#spec.requestAlignment;
+    return (
+      offset + length <= this.#shared.capacityBytes && offset % alignment === 0 && length % alignment === 0
+    );
+  }
+
+  #submitRange(slot: number): number {
+    const table = this.#table;
+    const end = this.#rangeCount[slot];
+    let n = this.#rangeNext[slot];
+    // Empty ranges are legal and have nothing to do; the last one may be, so they are not submitted.
+    while (n < end - 1 && this.#rangeLength[slot * limits.rangeSegmentsMax + n] === 0) {
+      n++;
+    }
+    const at = slot * limits.rangeSegmentsMax + n;
+    this.#rangeNext[slot] = n + 1;
+    if (this.#rangeLength[at] === 0) {
+      this.#finish(slot, BLK_S.OK);
+      return started;
+    }
+    table.offset[slot] = this.#rangeOffset[at];
+    table.length[slot] = this.#rangeLength[at];
+    table.flags[slot] = this.#rangeFlags[at];
+    return this.#submit(slot);
+  }
+
+  /** Copies readable bytes of the chain, from `skip` on, to the scratch area. */
+  #gather(skip: number, length: number): void {
+    const chain = this.#chain;
+    let done = 0;
+    for (let n = 0; n < chain.readableCount && done < length; n++) {
+      for (let at = skip; at < chain.length[n] && done < length; at++, done++) {
+        const view = this.#memory.locate(chain.guestAddress[n] + at, 1, MemoryAccess.READ);
+        this.#scratch.setUint8(done, view?.getUint8(this.#memory.locatedOffset) ?? 0);
+      }
+      skip = Math.max(0, skip - chain.length[n]);
+    }
+  }
+
+  #finish(slot: number, status: number): void {
+    const counters = this.#counters;
+    if (status === BLK_S.OK) {
+      const read = this.#table.op[slot] === BlockOp.READ;
+      counters[read ? QueueField.READ_BYTES : QueueField.WRITE_BYTES] += this.#bytes[slot];
+    } else {
+      counters[QueueField.ERRORS]++;
+    }
+    this.#statusView[slot]?.setUint8(this.#statusOffset[slot], status);
+    this.#queue.addUsed(this.#head[slot], this.#writableBytes[slot]);
+    this.#table.release(slot);
+    this.#drainIfIdle();
+  }
+}
+
+/** Beside the status bytes of virtio: the request goes on. */
+const started = -1;

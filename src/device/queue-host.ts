@@ -1,0 +1,33 @@
+/**
+ * Where queues run, as devices see it: a queue thread, or the main thread for code that needs its event loop.
+ * The implementations are in worker/.
+ */
+import type { BlkQueueSpec } from './blk/blk-queue-spec.js';
+
+export interface QueueStop {
+  /** False: requests were given up; their memory must stay mapped. */
+  readonly drained: boolean;
+  readonly availIndex: number;
+}
+
+export interface QueueListener {
+  /** The driver broke the ring; the queue has stopped. */
+  onBroken(reason: string): void;
+  /** Requests failed since the last call (which comes at most once a second). */
+  onErrors(count: number, errno: number): void;
+}
+
+export interface QueueHost {
+  readonly name: string;
+  /** Starts a queue. Throws PROTOCOL for a ring that can't be. */
+  start(spec: BlkQueueSpec, listener: QueueListener): Promise<void>;
+  /** Stops a queue, waiting at most that long for its requests in flight. */
+  stop(id: number, timeoutMs: number): Promise<QueueStop>;
+}
+
+export interface QueueHosts {
+  /** The hosts for so many queues: by name where names are given (cyclically), else spread over the pool. */
+  assign(queueCount: number, names?: readonly string[]): Promise<QueueHost[]>;
+  /** The host for code that lives on the main thread. */
+  local(): QueueHost;
+}

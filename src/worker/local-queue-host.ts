@@ -1,0 +1,72 @@
+/** Queues on the main thread, for block drivers whose promises need its event loop. */
+import { limits } from '../base/limits.js';
+import type { BlkQueueSpec } from '../device/blk/blk-queue-spec.js';
+import type { QueueHost, QueueListener, QueueStop } from '../device/queue-host.js';
+import { Reactor } from '../reactor/reactor.js';
+import { QueueRunner } from './queue-runner.js';
+
+export class LocalQueueHost implements QueueHost {
+  readonly name = 'main';
+  #running: { reactor: Reactor; runner: QueueRunner } | undefined;
+  #timer: NodeJS.Timeout | undefined;
+
+  async start(spec: BlkQueueSpec, listener: QueueListener): Promise<void> {
+    const { reactor, runner } = this.#open();
+    try {
+      runner.start(spec, listener);
+    } catch (error) {
+      this.#closeIfIdle();
+      throw error;
+    }
+    reactor.wake();
+  }
+
+  stop(id: number, timeoutMs: number): Promise<QueueStop> {
+    const running = this.#running;
+    if (running === undefined) {
+      return Promise.resolve({ drained: true, availIndex: 0 });
+    }
+    return new Promise((resolve) => {
+      running.runner.stop(id, timeoutMs, (result) => {
+        resolve(result);
+        // Later: this may be called from inside a turn of the reactor.
+        setImmediate(() => this.#closeIfIdle());
+      });
+      running.reactor.wake();
+      this.#scheduleTick();
+    });
+  }
+
+  #open(): { reactor: Reactor; runner: QueueRunner } {
+    if (this.#running === undefined) {
+      const reactor = new Reactor();
+      this.#running = { reactor, runner: new QueueRunner(reactor) };
+      reactor.attachToEventLoop();
+    }
+    return this.#running;
+  }
+
+  #closeIfIdle(): void {
+    if (this.#running?.runner.queueCount === 0) {
+      clearTimeout(this.#timer);
+      this.#running.runner.close();
+      this.#running.reactor.close();
+      this.#running = undefined;
+    }
+  }
+
+  #scheduleTick(): void {
+    clearTimeout(this.#timer);
+    const ms = this.#running?.runner.msToNextTick() ?? Number.POSITIVE_INFINITY;
+    if (ms !== Number.POSITIVE_INFINITY) {
+      this.#timer = setTimeout(
+        () => {
+          this.#running?.runner.tick();
+          this.#running?.reactor.wake();
+          this.#scheduleTick();
+        },
+        Math.min(limits.sleepMsMax, Math.ceil(ms)),
+      );
+    }
+  }
+}

@@ -1,0 +1,23 @@
+/** What the main thread and a queue thread say to each other. */
+import type { BlkQueueSpec } from '../device/blk/blk-queue-spec.js';
+import type { QueueStop } from '../device/queue-host.js';
+
+/** Handed to a queue thread when it starts. */
+export interface ThreadSetup {
+  /** An eventfd: the main thread signals it after each command. */
+  readonly wakeFd: number;
+  readonly pollUs: number;
+}
+
+export type ThreadCommand =
+  | { readonly kind: 'start'; readonly call: number; readonly spec: BlkQueueSpec }
+  | { readonly kind: 'stop'; readonly call: number; readonly id: number; readonly timeoutMs: number }
+  | { readonly kind: 'exit' };
+
+export type ThreadReport =
+  | { readonly kind: 'ready' }
+  | { readonly kind: 'started'; readonly call: number }
+  | { readonly kind: 'stopped'; readonly call: number; readonly result: QueueStop }
+  | { readonly kind: 'failed'; readonly call: number; readonly code: string; readonly message: string }
+  | { readonly kind: 'broken'; readonly id: number; readonly reason: string }
+  | { readonly kind: 'errors'; readonly id: number; readonly count: number; readonly errno: number };

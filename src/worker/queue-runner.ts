@@ -1,0 +1,138 @@
+/** The queues of one thread on one reactor: what a queue thread and the main thread have in common. */
+
+import { BlkQueue } from '../device/blk/blk-queue.js';
+import type { BlkQueueSpec } from '../device/blk/blk-queue-spec.js';
+import type { QueueListener, QueueStop } from '../device/queue-host.js';
+import { AlignedPool } from '../memory/aligned-pool.js';
+import type { Reactor } from '../reactor/reactor.js';
+
+/** Errors of one queue are told at most this often. */
+const errorReportMs = 1000;
+/** How much of a stop's time requests get before they are cancelled: the rest is for the cancellation. */
+const patience = 0.5;
+
+interface RunningQueue {
+  readonly queue: BlkQueue;
+  readonly errors: ErrorReport;
+  stop?: PendingStop;
+}
+
+interface PendingStop {
+  readonly cancelAtMs: number;
+  readonly deadlineMs: number;
+  cancelled: boolean;
+  readonly settle: (result: QueueStop) => void;
+}
+
+/** Counts errors, and tells of them when the last telling is a while ago. */
+class ErrorReport {
+  readonly #listener: QueueListener;
+  #count = 0;
+  #errno = 0;
+  #toldAtMs = Number.NEGATIVE_INFINITY;
+
+  constructor(listener: QueueListener) {
+    this.#listener = listener;
+  }
+
+  add(errno: number): void {
+    this.#count++;
+    this.#errno = errno;
+    this.flush(performance.now());
+  }
+
+  flush(nowMs: number): void {
+    if (this.#count > 0 && nowMs - this.#toldAtMs >= errorReportMs) {
+      this.#listener.onErrors(this.#count, this.#errno);
+      this.#count = 0;
+      this.#toldAtMs = nowMs;
+    }
+  }
+}
+
+export class QueueRunner {
+  readonly #reactor: Reactor;
+  readonly #pool = new AlignedPool();
+  readonly #queues = new Map<number, RunningQueue>();
+
+  constructor(reactor: Reactor) {
+    this.#reactor = reactor;
+  }
+
+  get queueCount(): number {
+    return this.#queues.size;
+  }
+
+  /** Throws PROTOCOL for a ring that can't be. */
+  start(spec: BlkQueueSpec, listener: QueueListener): void {
+    const errors = new ErrorReport(listener);
+    const queue = new BlkQueue(spec, {
+      reactor: this.#reactor,
+      pool: this.#pool,
+      onBroken: (reason) => listener.onBroken(reason),
+      onError: (errno) => errors.add(errno),
+      onDrained: () => this.#settle(spec.id, true),
+    });
+    this.#queues.set(spec.id, { queue, errors });
+  }
+
+  /** Stops a queue; `settle` is called once, maybe at once. */
+  stop(id: number, timeoutMs: number, settle: (result: QueueStop) => void): void {
+    const running = this.#queues.get(id);
+    if (running === undefined) {
+      settle({ drained: true, availIndex: 0 });
+      return;
+    }
+    const now = performance.now();
+    running.stop = {
+      cancelAtMs: now + timeoutMs * patience,
+      deadlineMs: now + timeoutMs,
+      cancelled: false,
+      settle,
+    };
+    running.queue.stop();
+  }
+
+  /** Milliseconds until `tick` has something to do; Infinity when nothing waits. */
+  msToNextTick(): number {
+    let next = Number.POSITIVE_INFINITY;
+    for (const { stop } of this.#queues.values()) {
+      if (stop !== undefined) {
+        next = Math.min(next, stop.cancelled ? stop.deadlineMs : stop.cancelAtMs);
+      }
+    }
+    return next === Number.POSITIVE_INFINITY ? next : Math.max(0, next - performance.now());
+  }
+
+  /** Cancels and gives up the requests of queues whose stop takes too long; tells of errors held back. */
+  tick(): void {
+    const now = performance.now();
+    for (const [id, { queue, errors, stop }] of this.#queues) {
+      errors.flush(now);
+      if (stop !== undefined && !stop.cancelled && now >= stop.cancelAtMs) {
+        stop.cancelled = true;
+        queue.cancel();
+      }
+      if (stop !== undefined && now >= stop.deadlineMs) {
+        queue.abandon();
+        this.#settle(id, false);
+      }
+    }
+  }
+
+  /** Releases what the thread keeps for its queues. */
+  close(): void {
+    this.#pool.close();
+  }
+
+  #settle(id: number, drained: boolean): void {
+    const running = this.#queues.get(id);
+    if (running?.stop === undefined) {
+      return;
+    }
+    this.#queues.delete(id);
+    const { availIndex } = running.queue;
+    running.queue.close();
+    running.stop.settle({ drained, availIndex });
+  }
+}

@@ -1,0 +1,87 @@
+/**
+ * The process's queue threads. Unnamed queues are spread over a pool no larger than the machine, so more
+ * queues than cores share threads; a name makes a thread of its own (QEMU's iothread).
+ */
+import { availableParallelism } from 'node:os';
+import type { QueueHost, QueueHosts } from '../device/queue-host.js';
+import { LocalQueueHost } from './local-queue-host.js';
+import { QueueThread } from './queue-thread.js';
+
+export interface QueueThreadPoolOptions {
+  /** Threads for queues that name none; the number of cores when absent. */
+  readonly size?: number;
+  /** Microseconds that a thread looks for work before it sleeps; 0, the default: none. */
+  readonly pollUs?: number;
+}
+
+export class QueueThreadPool implements QueueHosts {
+  readonly #size: number;
+  readonly #pollUs: number;
+  readonly #threads = new Map<string, Promise<QueueThread>>();
+  readonly #started = new Set<QueueThread>();
+  readonly #local = new LocalQueueHost();
+  /** Where the next unnamed queue goes: devices with one queue each spread as well as one with many. */
+  #next = 0;
+
+  constructor(options: QueueThreadPoolOptions = {}) {
+    this.#size = options.size ?? availableParallelism();
+    this.#pollUs = options.pollUs ?? 0;
+    // Node joins its threads when the process ends; one that sleeps in the kernel must be told to wake.
+    process.once('exit', this.#onExit);
+  }
+
+  async assign(queueCount: number, names?: readonly string[]): Promise<QueueHost[]> {
+    return Promise.all(
+      Array.from({ length: queueCount }, (_, queue) => {
+        const name =
+          names === undefined || names.length === 0
+            ? `queues-${this.#next++ % this.#size}`
+            : names[queue % names.length];
+        return this.#thread(name);
+      }),
+    );
+  }
+
+  local(): QueueHost {
+    return this.#local;
+  }
+
+  /** Names of the threads that run. */
+  get threadNames(): string[] {
+    return [...this.#started].map((thread) => thread.name);
+  }
+
+  /** Ends all threads. Their queues have been stopped before. */
+  async close(): Promise<void> {
+    process.off('exit', this.#onExit);
+    const threads = [...this.#started];
+    this.#threads.clear();
+    this.#started.clear();
+    await Promise.all(threads.map((thread) => thread.close()));
+  }
+
+  readonly #onExit = (): void => {
+    for (const thread of this.#started) {
+      thread.requestExit();
+    }
+  };
+
+  #thread(name: string): Promise<QueueThread> {
+    let starting = this.#threads.get(name);
+    if (starting === undefined) {
+      starting = QueueThread.start({ name, pollUs: this.#pollUs }).then(
+        (thread) => {
+          this.#started.add(thread);
+          return thread;
+        },
+        (error: unknown) => {
+          // The next device may try again.
+          this.#threads.delete(name);
+          throw error;
+        },
+      );
+      this.#threads.set(name, starting);
+    }
+    return starting;
+  }
+}
