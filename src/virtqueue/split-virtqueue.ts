@@ -9,7 +9,6 @@
  * so the load of the driver's event index or flags that follows cannot pass it: that is the full barrier of
  * 2.7.10.1, without which both sides could go to sleep.
  */
-import { VduseError } from '../base/errors.js';
 import { limits } from '../base/limits.js';
 import { type GuestMemory, MemoryAccess } from '../memory/guest-memory.js';
 import { Errno } from '../native/errno.js';
@@ -17,25 +16,17 @@ import { DescriptorChain } from './descriptor-chain.js';
 import {
   AVAIL,
   AVAIL_F_NO_INTERRUPT,
-  availableRingBytes,
   crossesEvent,
   DESC,
   DESC_F_INDIRECT,
   DESC_F_NEXT,
   DESC_F_WRITE,
-  descriptorTableBytes,
   USED,
   USED_F_NO_NOTIFY,
-  usedRingBytes,
 } from './layout.js';
+import { locateSplitRings, type SplitRingsConfig } from './split-rings.js';
 
-export interface SplitVirtqueueConfig {
-  /** Elements, a power of two. */
-  readonly size: number;
-  /** Guest addresses of the three parts. */
-  readonly descriptorAddress: number;
-  readonly driverAddress: number;
-  readonly deviceAddress: number;
+export interface SplitVirtqueueConfig extends SplitRingsConfig {
   /** The available index to go on from: 0 for a fresh queue. */
   readonly availIndex: number;
   readonly eventIdx: boolean;
@@ -45,24 +36,6 @@ export interface SplitVirtqueueConfig {
 const two32 = 0x1_0000_0000;
 /** Addresses from here on are no doubles' integers, and no region's either. */
 const addressHighLimit = 2 ** 21;
-
-function locateRing(
-  memory: GuestMemory,
-  what: string,
-  range: { address: number; length: number; alignment: number; access: MemoryAccess },
-): { buffer: ArrayBuffer; offset: number } {
-  if (range.address % range.alignment !== 0) {
-    throw new VduseError('PROTOCOL', `${what} at ${range.address}: not aligned to ${range.alignment} bytes`);
-  }
-  const view = memory.locate(range.address, range.length, range.access);
-  if (view === undefined) {
-    throw new VduseError(
-      'PROTOCOL',
-      `${what} at ${range.address}: its ${range.length} bytes do not lie in mapped memory`,
-    );
-  }
-  return { buffer: view.buffer as ArrayBuffer, offset: view.byteOffset + memory.locatedOffset };
-}
 
 export class SplitVirtqueue {
   readonly size: number;
@@ -86,42 +59,19 @@ export class SplitVirtqueue {
   /** Throws PROTOCOL where the configuration is not one that 2.7 allows or the rings are not in mapped memory. */
   constructor(config: SplitVirtqueueConfig, memory: GuestMemory) {
     const size = config.size;
-    if (!Number.isInteger(size) || size < 1 || size > limits.queueSizeMax || (size & (size - 1)) !== 0) {
-      throw new VduseError(
-        'PROTOCOL',
-        `virtqueue of ${size} elements: must be a power of two up to ${limits.queueSizeMax}`,
-      );
-    }
-    const table = locateRing(memory, 'descriptor table', {
-      address: config.descriptorAddress,
-      length: descriptorTableBytes(size),
-      alignment: DESC.alignment,
-      access: MemoryAccess.READ,
-    });
-    const avail = locateRing(memory, 'available ring', {
-      address: config.driverAddress,
-      length: availableRingBytes(size),
-      alignment: AVAIL.alignment,
-      access: MemoryAccess.READ,
-    });
-    const used = locateRing(memory, 'used ring', {
-      address: config.deviceAddress,
-      length: usedRingBytes(size),
-      alignment: USED.alignment,
-      access: MemoryAccess.READ_WRITE,
-    });
+    const rings = locateSplitRings(config, memory, MemoryAccess.READ);
     this.size = size;
     this.chainLengthMax = Math.max(size, limits.chainLengthMin);
     this.#memory = memory;
     this.#mask = size - 1;
     this.#eventIdx = config.eventIdx;
     this.#indirect = config.indirect;
-    this.#table = new DataView(table.buffer, table.offset, descriptorTableBytes(size));
-    this.#avail16 = new Uint16Array(avail.buffer, avail.offset, availableRingBytes(size) / 2);
-    this.#used16 = new Uint16Array(used.buffer, used.offset, usedRingBytes(size) / 2);
-    this.#used32 = new Uint32Array(used.buffer, used.offset, 1 + 2 * size);
-    this.#usedEvent16 = AVAIL.ring16 + size;
-    this.#availEvent16 = 2 + 4 * size;
+    this.#table = rings.table;
+    this.#avail16 = rings.avail16;
+    this.#used16 = rings.used16;
+    this.#used32 = rings.used32;
+    this.#usedEvent16 = rings.usedEvent16;
+    this.#availEvent16 = rings.availEvent16;
     this.#inFlight = new Uint8Array(size);
     this.#availIndex = config.availIndex & 0xffff;
     this.#usedIndex = Atomics.load(this.#used16, USED.idx16);
