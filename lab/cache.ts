@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { createServer, type Server } from 'node:net';
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -57,25 +57,25 @@ export async function createDirectoryAtomic(
  */
 export async function withCacheLock<T>(work: () => Promise<T>): Promise<T> {
   const name = createHash('sha256').update(labCache()).digest('hex').slice(0, 16);
-  const lock = createServer();
-  const tryOnce = (): Promise<boolean> =>
+  const tryOnce = (): Promise<Server | undefined> =>
     new Promise((resolve, reject) => {
-      lock.once('error', (error: NodeJS.ErrnoException) => {
-        if (error.code === 'EADDRINUSE') resolve(false);
+      const server = createServer();
+      server.once('error', (error: NodeJS.ErrnoException) => {
+        if (error.code === 'EADDRINUSE') resolve(undefined);
         else reject(error);
       });
-      lock.listen(`\0vduse-lab-${name}`, () => {
-        lock.removeAllListeners('error');
-        resolve(true);
-      });
+      server.listen(`\0vduse-lab-${name}`, () => resolve(server));
     });
+  const waitForIt = async (): Promise<Server> => {
+    for (;;) {
+      const server = await tryOnce();
+      if (server !== undefined) return server;
+      await sleep(200);
+    }
+  };
 
-  if (!(await tryOnce())) {
-    await withProgress('waiting for another lab that fills the cache', async () => {
-      do await sleep(200);
-      while (!(await tryOnce()));
-    });
-  }
+  const lock =
+    (await tryOnce()) ?? (await withProgress('waiting for another lab that fills the cache', waitForIt));
   try {
     return await work();
   } finally {

@@ -85,7 +85,7 @@ export class Machine {
 
   #endedEarly(): string {
     const panic = this.console.find(/Kernel panic/);
-    if (panic !== undefined) return `The guest's kernel panicked: ${panic.trim()}`;
+    if (panic !== undefined) return `The guest's kernel panicked: ${panic.replace(/^.*Kernel panic - /, '')}`;
     const said = this.#complaints.trim();
     return `The machine ended before its job did${said === '' ? '.' : `. QEMU said:\n  ${said}`}`;
   }

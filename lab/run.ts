@@ -118,7 +118,10 @@ async function bootWith(kernel: Kernel, options: LabOptions, accelerator: Accele
   try {
     const ready = () =>
       limited(machine.ready, bootTimeoutMs, options.signal, async () =>
-        machine.failure(`Linux ${kernel.version} wasn't up after ${bootTimeoutMs / 1000} s (${shape}).`),
+        machine.failure(
+          `Linux ${kernel.version} wasn't up after ${bootTimeoutMs / 1000} s (${shape}). ` +
+            'With --verbose its kernel tells more.',
+        ),
       );
     await (options.announce ? withProgress(`booting Linux ${kernel.version} (${shape})`, ready) : ready());
   } catch (error) {

@@ -15,8 +15,15 @@ export async function ensureDependencies() {
   const installed = modified(checkout('node_modules/.package-lock.json'));
   if (installed >= modified(checkout('package-lock.json'))) return;
   say(installed === 0 ? 'installing the npm dependencies' : 'package-lock.json has changed: npm ci');
-  const { status, output } = await runStep('npm ci', 'npm', ['ci', '--no-audit', '--no-fund']);
-  if (status !== 0) finish(69, `npm ci failed with status ${status}:\n${output}`);
+  const flags = ['--no-audit', '--no-fund', '--loglevel=error'];
+  let { status, output } = await runStep('npm ci', 'npm', ['ci', ...flags]);
+  if (status !== 0 && output.includes('EUSAGE')) {
+    // `npm ci` wants the optional packages of every platform in the lock file, even those that npm left out when
+    // it wrote it. `npm install` takes the locked versions of those that are there.
+    say('npm ci finds the lock file incomplete; npm install instead');
+    ({ status, output } = await runStep('npm install', 'npm', ['install', '--no-save', ...flags]));
+  }
+  if (status !== 0) finish(69, `npm can't install the dependencies, status ${status}:\n${output}`);
 }
 
 /** The newest change among the sources; a directory's own date tells of files that came or went. */
@@ -62,10 +69,8 @@ export async function ensureBuilt() {
 }
 
 function isInstalled(name) {
-  const { stdout } = spawnSync('dpkg-query', ['--show', '--showformat=${db:Status-Status}', name], {
-    encoding: 'utf8',
-  });
-  return stdout === 'installed';
+  const { stdout } = spawnSync('dpkg-query', ['--status', name], { encoding: 'utf8' });
+  return /^Status: .* installed$/m.test(stdout);
 }
 
 function has(program) {
