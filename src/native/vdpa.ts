@@ -224,11 +224,11 @@ function explain(command: number, code: number): { code: ErrorCode; hint?: strin
         hint: 'CAP_NET_ADMIN of the host is needed (a user namespace has only its own): run as root, or give the process that capability.',
       };
     case Errno.EEXIST:
-      return { code: 'ALREADY_EXISTS', hint: 'It is attached already: `vdpa dev show` lists what is.' };
+      return { code: 'ALREADY_EXISTS', hint: 'It is attached already: `ls /sys/bus/vdpa/devices` lists what is.' };
     case Errno.ENODEV:
       return adding
         ? { code: 'MODULE_MISSING', hint: 'Load the module with `modprobe vduse`.' }
-        : { code: 'NOT_FOUND', hint: '`vdpa dev show` lists what is attached.' };
+        : { code: 'NOT_FOUND', hint: '`ls /sys/bus/vdpa/devices` lists what is attached.' };
     case Errno.EBUSY:
       return { code: 'BUSY', hint: 'Something else uses the device.' };
     case Errno.EOPNOTSUPP:
