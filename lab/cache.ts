@@ -2,7 +2,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import { homedir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import { withProgress } from './progress.js';
@@ -11,7 +11,7 @@ import { withProgress } from './progress.js';
 export function labCache(...parts: string[]): string {
   const own = process.env['VDUSE_CACHE'];
   const base = own || join(process.env['XDG_CACHE_HOME'] || join(homedir(), '.cache'), 'vduse');
-  return join(base, 'lab', ...parts);
+  return resolve(base, 'lab', ...parts);
 }
 
 export function readJson<T>(path: string): T | undefined {

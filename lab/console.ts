@@ -1,15 +1,15 @@
 const KEPT_LINES = 1_000;
+const LONGEST_TAIL = 120;
+const KERNEL_COMPLAINT =
+  /Kernel panic|BUG: |Oops: |WARNING: |general protection fault|rcu.* stall|blocked for more/;
 
 /** The kernel's console: the last lines are kept for the moment when something goes wrong. */
 export class ConsoleLog {
   #lines: string[] = [];
   #partial = '';
   #total = 0;
-  /** When the machine last said something, to know when it's done. */
-  lastActivity = Date.now();
 
   add(chunk: Buffer): void {
-    this.lastActivity = Date.now();
     const lines = (this.#partial + chunk.toString('latin1')).split('\n');
     this.#partial = lines.pop() ?? '';
     for (const line of lines) {
@@ -32,8 +32,12 @@ export class ConsoleLog {
     return count === 0 ? [] : this.#lines.slice(-count);
   }
 
+  /** The last lines; more of them when the kernel's first complaint lies further back. */
   tail(lines: number): string {
-    return [...this.#lines, this.#partial].filter(Boolean).slice(-lines).join('\n');
+    const all = [...this.#lines, this.#partial].filter(Boolean);
+    const complaint = all.findIndex((line) => KERNEL_COMPLAINT.test(line));
+    const wanted = complaint === -1 ? lines : Math.max(lines, all.length - complaint);
+    return all.slice(-Math.min(wanted, LONGEST_TAIL)).join('\n');
   }
 
   find(pattern: RegExp): string | undefined {

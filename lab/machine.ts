@@ -105,7 +105,8 @@ export class Machine {
     this.send('report');
     const done = () => this.console.since(before).some((line) => line.startsWith('lab: end of report'));
     while (!done() && Date.now() - asked < REPORT_MS) await sleep(100);
-    return [this.console.tail(TAIL_LINES), ...this.console.since(before)].slice(1).join('\n');
+    const said = this.console.since(before).length;
+    return this.console.tail(Math.max(TAIL_LINES, said + TAIL_LINES / 2));
   }
 
   /** Ends the machine and waits for it. A machine has nothing to save, so that nothing can delay this. */

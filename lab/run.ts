@@ -156,7 +156,9 @@ async function runJob(machine: Machine, options: LabOptions): Promise<LabResult>
   const leave = new AbortController();
   const signals = [leave.signal, ...(options.signal === undefined ? [] : [options.signal])];
   const detach = options.interactive
-    ? attachTerminal(machine, () => leave.abort(new LabError('Left by Ctrl-], three times.')))
+    ? attachTerminal(machine, () =>
+        leave.abort(new LabError('Left by Ctrl-], three times.', { exitStatus: 130 })),
+      )
     : () => {};
   try {
     sendJob(machine, job);

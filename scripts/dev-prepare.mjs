@@ -68,8 +68,10 @@ export async function ensureBuilt() {
   utimesSync(stamp, started, started);
 }
 
+const PACKAGE_QUERY = 'dpkg-query';
+
 function isInstalled(name) {
-  const { stdout } = spawnSync('dpkg-query', ['--status', name], { encoding: 'utf8' });
+  const { stdout } = spawnSync(PACKAGE_QUERY, ['--status', name], { encoding: 'utf8' });
   return /^Status: .* installed$/m.test(stdout);
 }
 
@@ -82,7 +84,7 @@ function has(program) {
  * stops there if the task can't do without.
  */
 export async function ensurePackages(packages, required) {
-  if (!has('dpkg-query')) {
+  if (!has(PACKAGE_QUERY)) {
     // Another distribution: the task itself finds out which programs are missing.
     say(
       `this isn't a Debian; the programs of these packages should be there: ${Object.keys(packages).join(', ')}`,

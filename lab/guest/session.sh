@@ -52,7 +52,7 @@ fi
 report() {
   {
     echo "lab: processes"
-    $b ps -o pid,ppid,stat,args | $b grep -v ' \[.*\]$'
+    $b ps -o pid,ppid,stat,args | $b grep -v -e ' \[.*\]$' -e "$b"
     echo "lab: blocked tasks"
   } >/dev/console 2>&1
   $b dmesg -n 8
