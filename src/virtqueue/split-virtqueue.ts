@@ -122,7 +122,8 @@ export class SplitVirtqueue {
     let entries = this.size;
     let indirect = false;
     let index = head;
-    for (let n = 0; n < this.chainLengthMax; n++) {
+    // One turn more than a chain has buffers: the descriptor that names an indirect table is none of them.
+    for (let n = 0; n <= this.chainLengthMax; n++) {
       if (index >= entries) {
         return -Errno.EINVAL;
       }
