@@ -22,8 +22,6 @@ export interface QueueParts {
   readonly avail: MemoryRegion;
   readonly used: MemoryRegion;
   readonly indirect: MemoryRegion;
-  /** Bytes of host memory up to the end of the last part. */
-  readonly bytes: number;
 }
 
 /** Places the parts one after the other, aligned as 2.7 wants and no better, each a region with a gap behind. */
@@ -32,6 +30,9 @@ export function placeParts(plan: QueuePairPlan, guest: TestGuest): QueueParts {
   const place = (length: number, alignment: number, misalign: number, access: MemoryAccess): MemoryRegion => {
     const at = Math.ceil(offset / 4096) * 4096 + misalign;
     offset = at + length;
+    if (offset > guest.length) {
+      throw new RangeError(`the rings need ${offset} bytes of test memory`);
+    }
     const start = ringsStart + Math.ceil(at / alignment) * alignment;
     return guest.region({ start, offset: at, length, access });
   };
@@ -40,7 +41,7 @@ export function placeParts(plan: QueuePairPlan, guest: TestGuest): QueueParts {
   const avail = place(availableRingBytes(size), 2, 2, MemoryAccess.READ);
   const used = place(usedRingBytes(size), 4, 4, MemoryAccess.READ_WRITE);
   const indirect = place(Math.max(16, size * (plan.tableEntries ?? 0) * 16), 16, 32, MemoryAccess.READ);
-  return { table, avail, used, indirect, bytes: offset };
+  return { table, avail, used, indirect };
 }
 
 export class QueuePair {

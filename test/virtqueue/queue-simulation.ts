@@ -195,7 +195,7 @@ export class QueueSimulation {
     assert.equal(writtenLength, given.written);
     const addresses = this.#addresses(slot, 'writable');
     for (let n = 0; n < addresses.length; n++) {
-      const expected = n < writtenLength ? answerByte(given.input, n) : 0;
+      const expected: number = n < writtenLength ? answerByte(given.input, n) : 0;
       assert.equal(this.#guest.bytes[this.#offsetOf(addresses[n])], expected);
     }
     this.#slots[slot] = undefined;
