@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { closeSync, existsSync, fstatSync, readdirSync } from 'node:fs';
+import { closeSync, existsSync, fstatSync, readdirSync, writeSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import { SystemCallError, VduseError } from '../../src/base/errors.js';
@@ -38,8 +38,8 @@ const sendto = bindLibc<
   (fd: number, data: Uint8Array, n: number, flags: number, to: Uint8Array, length: number) => number
 >('sendto', 'long', ['int', 'void *', 'size_t', 'int', 'void *', 'uint']);
 
-/** The netlink address of the socket that was opened last, found by its inode number. */
-function addressOfNewestSocket(): Uint8Array {
+/** The socket that was opened last, found by its inode number. */
+function newestSocket(): number {
   let newest = { inode: -1, fd: -1 };
   for (const fd of readdirSync('/proc/self/fd').map(Number)) {
     const inode = existsSync(`/proc/self/fd/${fd}`) ? fstatSync(fd) : undefined;
@@ -47,8 +47,12 @@ function addressOfNewestSocket(): Uint8Array {
       newest = { inode: inode.ino, fd };
     }
   }
+  return newest.fd;
+}
+
+function addressOf(fd: number): Uint8Array {
   const address = new Uint8Array(12);
-  assert.equal(getsockname(newest.fd, address, new Uint8Array([12, 0, 0, 0])), 0);
+  assert.equal(getsockname(fd, address, new Uint8Array([12, 0, 0, 0])), 0);
   assert.equal(address[0], 16, 'AF_NETLINK');
   return address;
 }
@@ -183,6 +187,25 @@ describe('answers', () => {
     for (const payload of ['', '000000', '01000000', '00000080', '00f0ffff']) {
       const message = { type: NLMSG.ERROR, flags: 0, sequence: 1, payload: bytes(payload) };
       assert.throws(() => decodeOutcome(message), isProtocolError, payload);
+    }
+  });
+
+  test('an acknowledgement that lies about its request, or ends inside it, is refused', () => {
+    const header = (length: string): Uint8Array => bytes(`edffffff ${length} 1000 0500 01000000 00000000`);
+    const payloads = [header('ff000000'), header('0f000000'), header('10000000').subarray(0, 19)];
+    for (const payload of payloads) {
+      const message = { type: NLMSG.ERROR, flags: NLM_F.ACK_TLVS, sequence: 1, payload };
+      assert.throws(() => decodeOutcome(message), isProtocolError);
+    }
+    const capped = NLM_F.ACK_TLVS | NLM_F.CAPPED;
+    const cut = { type: NLMSG.ERROR, flags: capped, sequence: 1, payload: payloads[2] };
+    assert.throws(() => decodeOutcome(cut), isProtocolError);
+  });
+
+  test('a generic message without its header is refused', () => {
+    for (const payload of ['', '030100']) {
+      const message = { type: 28, flags: 0, sequence: 1, payload: bytes(payload) };
+      assert.throws(() => decodeGeneric(message), isProtocolError);
     }
   });
 
@@ -396,7 +419,7 @@ describe('the kernel', () => {
 
   test('delivers nothing that another socket sends to ours', async () => {
     await withSocket(async (socket) => {
-      const address = addressOfNewestSocket();
+      const address = addressOf(newestSocket());
       const stranger = socketCall(16, 3, 16);
       try {
         const forged = new Uint8Array(20);
@@ -406,6 +429,14 @@ describe('the kernel', () => {
         closeSync(stranger);
       }
       assert.equal(await socket.resolveFamily('nlctrl'), 0x10);
+    });
+  });
+
+  test('an answer to an earlier request is passed over', async () => {
+    await withSocket(async (socket) => {
+      const forgotten = { family: 16, command: 3, version: 2, sequence: 77, flags: 5 };
+      writeSync(newestSocket(), encodeRequest({ ...forgotten, attributes: [[2, 'nlctrl']] }));
+      assert.equal(await socket.resolveFamily('no-such-family'), undefined);
     });
   });
 

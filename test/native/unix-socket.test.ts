@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
+  chmodSync,
   closeSync,
   existsSync,
   mkdtempSync,
@@ -432,6 +433,20 @@ describe('addresses', () => {
     closeAll(waiting);
     first.close();
     removeStaleSocket(path);
+  });
+
+  test('a socket that may not be looked at stays', { skip: process.getuid?.() !== 0 && 'needs root' }, () => {
+    const path = join(directory, 'secret');
+    const listener = new UnixListener(path);
+    chmodSync(directory, 0o755);
+    process.seteuid?.(65534);
+    try {
+      assert.throws(() => removeStaleSocket(path), hasErrno('EACCES'));
+    } finally {
+      process.seteuid?.(0);
+    }
+    assert.ok(existsSync(path));
+    listener.close();
   });
 
   test('a file that is no socket stays', () => {
