@@ -26,7 +26,10 @@ export const Errno = {
   ECANCELED: 125,
 } as const;
 
-const names = new Map<number, string>(Object.entries(constants.errno).map(([name, value]) => [value, name]));
+/** Two symbols share a number here and there (EWOULDBLOCK and EAGAIN): those above are the ones we speak of. */
+const names = new Map<number, string>(
+  [...Object.entries(constants.errno), ...Object.entries(Errno)].map(([name, value]) => [value, name]),
+);
 
 /** The symbol and the sentence for a positive errno. */
 export function describeErrno(errno: number): { name: string; text: string } {
