@@ -1,5 +1,4 @@
 /** File descriptors: open, close, eventfds, and what an image's block driver asks of a file. */
-import { closeSync } from 'node:fs';
 import { Errno } from './errno.js';
 import { addressOf, check, errno, libcCalls, viewMemory } from './ffi.js';
 
@@ -22,13 +21,13 @@ export function openFile(path: string, flags: number, mode = 0): number {
   return check(libcCalls.open(path, flags | OpenFlag.O_CLOEXEC, mode), 'open', path);
 }
 
-/** Closes a descriptor. Linux frees it even when close() reports an error, so none is thrown. */
+/**
+ * Closes a descriptor. Linux frees it even when close() reports an error, so none is thrown: a late write
+ * error was the flush's to report. Not by Node, which on a worker thread warns of descriptors that it did
+ * not open.
+ */
 export function closeFd(fd: number): void {
-  try {
-    closeSync(fd);
-  } catch {
-    // The descriptor is gone either way; a late write error was the flush's to report.
-  }
+  libcCalls.close(fd);
 }
 
 /** A non-blocking eventfd with value 0. */
