@@ -41,8 +41,8 @@ export class Reactor implements CompletionHandler {
   sleepMs: number = limits.sleepMsMax;
   readonly #sources: (EventSource | undefined)[] = [];
   readonly #pollUs: number;
-  /** The sources that are there, without holes, for the loops of a turn. */
-  #active: EventSource[] = [];
+  /** Numbers of the sources that are there, for the loops of a turn. */
+  #active: number[] = [];
   #stopped = false;
   #wakeScheduled = false;
   #watcher: FdWatcher | undefined;
@@ -57,18 +57,18 @@ export class Reactor implements CompletionHandler {
   add(source: EventSource): number {
     const number = this.#sources.length;
     this.#sources.push(source);
-    this.#active = [...this.#active, source];
+    this.#active = [...this.#active, number];
     return number;
   }
 
   /**
    * Takes a source away. Its number is never given again, so that a completion which comes late reaches
-   * nobody instead of the next source.
+   * nobody instead of the next source. Nor is the source called again in a turn that is under way: what it
+   * works on may be gone.
    */
   remove(number: number): void {
-    const source = this.#sources[number];
     this.#sources[number] = undefined;
-    this.#active = this.#active.filter((other) => other !== source);
+    this.#active = this.#active.filter((other) => other !== number);
   }
 
   /**
@@ -154,10 +154,10 @@ export class Reactor implements CompletionHandler {
     let work = this.ring.reap(this);
     const active = this.#active;
     for (let n = 0; n < active.length; n++) {
-      work += active[n].poll();
+      work += this.#sources[active[n]]?.poll() ?? 0;
     }
     for (let n = 0; n < active.length; n++) {
-      active[n].publish();
+      this.#sources[active[n]]?.publish();
     }
     return work + this.ring.pending;
   }
@@ -174,7 +174,7 @@ export class Reactor implements CompletionHandler {
         return true;
       }
       for (let n = 0; n < active.length; n++) {
-        if (active[n].poll() > 0) {
+        if ((this.#sources[active[n]]?.poll() ?? 0) > 0) {
           return true;
         }
       }
@@ -186,7 +186,7 @@ export class Reactor implements CompletionHandler {
     let work = false;
     const active = this.#active;
     for (let n = 0; n < active.length; n++) {
-      work = active[n].prepareToSleep() || work;
+      work = this.#sources[active[n]]?.prepareToSleep() || work;
     }
     return work;
   }
