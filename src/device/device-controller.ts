@@ -97,9 +97,8 @@ export class DeviceController {
   async #start(): Promise<void> {
     const features = this.#source.driverFeatures();
     this.#checkFeatures(features);
-    const activation = this.#source.prepareActivation(features, this.#availIndices);
     try {
-      await this.#device.activate(activation);
+      await this.#device.activate(this.#source.prepareActivation(features, this.#availIndices));
     } catch (error) {
       this.#source.onStopped(true);
       throw error;

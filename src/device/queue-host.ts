@@ -2,6 +2,7 @@
  * Where queues run, as devices see it: a queue thread, or the main thread for code that needs its event loop.
  * The implementations are in worker/.
  */
+import type { MemoryRegion } from '../memory/guest-memory.js';
 import type { BlkQueueSpec } from './blk/blk-queue-spec.js';
 
 export interface QueueStop {
@@ -15,12 +16,16 @@ export interface QueueListener {
   onBroken(reason: string): void;
   /** Requests failed since the last call (which comes at most once a second). */
   onErrors(count: number, errno: number): void;
+  /** The driver named memory that is not in the map; the queue waits for updateMemory. */
+  onMemoryMiss(): void;
 }
 
 export interface QueueHost {
   readonly name: string;
   /** Starts a queue. Throws PROTOCOL for a ring that can't be. */
   start(spec: BlkQueueSpec, listener: QueueListener): Promise<void>;
+  /** Gives a queue another memory map, of which the old one is a part. */
+  updateMemory(id: number, memory: readonly MemoryRegion[]): void;
   /** Stops a queue, waiting at most that long for its requests in flight. */
   stop(id: number, timeoutMs: number): Promise<QueueStop>;
 }

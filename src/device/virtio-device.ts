@@ -43,6 +43,11 @@ export interface DeviceListener {
   onConfigChange(): void;
   /** The driver broke a rule, and the device stopped a queue: virtio's DEVICE_NEEDS_RESET. */
   onNeedsReset(reason: string): void;
+  /**
+   * The driver named memory that is not in the map: the transport looks again and answers with updateMemory,
+   * whether it found more or not.
+   */
+  onMemoryMiss(): void;
 }
 
 export interface QuiesceOptions {
@@ -72,6 +77,8 @@ export interface VirtioDevice {
   activate(activation: Activation): Promise<void>;
   /** Stops taking requests and waits, within its time, for those in flight. The device can be activated again. */
   quiesce(options: QuiesceOptions): Promise<QuiesceResult>;
+  /** More memory was mapped while the queues run. What was mapped before stays. */
+  updateMemory(regions: readonly MemoryRegion[]): void;
   /** The available index of a queue that runs, for a transport that is asked for it. */
   availIndex(queue: number): number;
 }

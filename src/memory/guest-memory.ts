@@ -54,8 +54,7 @@ function validate(regions: readonly MemoryRegion[]): MappedRegion[] {
 }
 
 export class GuestMemory {
-  readonly regions: readonly MemoryRegion[];
-  readonly #mapped: readonly MappedRegion[];
+  #mapped: readonly MappedRegion[];
   /** The region of the last hit: requests of one queue tend to stay in one. */
   #last: MappedRegion | undefined;
   /** Where `locate` found its address in the view that it returned. */
@@ -64,7 +63,12 @@ export class GuestMemory {
   /** Throws PROTOCOL for overlapping, empty or too many regions. The maps stay their owner's. */
   constructor(regions: readonly MemoryRegion[]) {
     this.#mapped = validate(regions);
-    this.regions = this.#mapped;
+  }
+
+  /** Takes another set of regions. The old ones are still mapped: views of them may be in use. Throws as above. */
+  update(regions: readonly MemoryRegion[]): void {
+    this.#mapped = validate(regions);
+    this.#last = undefined;
   }
 
   /** The host address of a range that lies in one region and may be used in this way; 0 otherwise. */

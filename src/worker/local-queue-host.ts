@@ -2,6 +2,7 @@
 import { limits } from '../base/limits.js';
 import type { BlkQueueSpec } from '../device/blk/blk-queue-spec.js';
 import type { QueueHost, QueueListener, QueueStop } from '../device/queue-host.js';
+import type { MemoryRegion } from '../memory/guest-memory.js';
 import { Reactor } from '../reactor/reactor.js';
 import { QueueRunner } from './queue-runner.js';
 
@@ -19,6 +20,11 @@ export class LocalQueueHost implements QueueHost {
       throw error;
     }
     reactor.wake();
+  }
+
+  updateMemory(id: number, memory: readonly MemoryRegion[]): void {
+    this.#running?.runner.updateMemory(id, memory);
+    this.#running?.reactor.wake();
   }
 
   stop(id: number, timeoutMs: number): Promise<QueueStop> {

@@ -1,6 +1,7 @@
 /** What the main thread and a queue thread say to each other. */
 import type { BlkQueueSpec } from '../device/blk/blk-queue-spec.js';
 import type { QueueStop } from '../device/queue-host.js';
+import type { MemoryRegion } from '../memory/guest-memory.js';
 
 /** Handed to a queue thread when it starts. */
 export interface ThreadSetup {
@@ -12,6 +13,7 @@ export interface ThreadSetup {
 export type ThreadCommand =
   | { readonly kind: 'start'; readonly call: number; readonly spec: BlkQueueSpec }
   | { readonly kind: 'stop'; readonly call: number; readonly id: number; readonly timeoutMs: number }
+  | { readonly kind: 'memory'; readonly id: number; readonly memory: readonly MemoryRegion[] }
   | { readonly kind: 'exit' };
 
 export type ThreadReport =
@@ -20,4 +22,5 @@ export type ThreadReport =
   | { readonly kind: 'stopped'; readonly call: number; readonly result: QueueStop }
   | { readonly kind: 'failed'; readonly call: number; readonly code: string; readonly message: string }
   | { readonly kind: 'broken'; readonly id: number; readonly reason: string }
+  | { readonly kind: 'memory-miss'; readonly id: number }
   | { readonly kind: 'errors'; readonly id: number; readonly count: number; readonly errno: number };

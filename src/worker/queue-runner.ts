@@ -4,6 +4,7 @@ import { BlkQueue } from '../device/blk/blk-queue.js';
 import type { BlkQueueSpec } from '../device/blk/blk-queue-spec.js';
 import type { QueueListener, QueueStop } from '../device/queue-host.js';
 import { AlignedPool } from '../memory/aligned-pool.js';
+import type { MemoryRegion } from '../memory/guest-memory.js';
 import type { Reactor } from '../reactor/reactor.js';
 
 /** Errors of one queue are told at most this often. */
@@ -71,9 +72,14 @@ export class QueueRunner {
       pool: this.#pool,
       onBroken: (reason) => listener.onBroken(reason),
       onError: (errno) => errors.add(errno),
+      onMemoryMiss: () => listener.onMemoryMiss(),
       onDrained: () => this.#settle(spec.id, true),
     });
     this.#queues.set(spec.id, { queue, errors });
+  }
+
+  updateMemory(id: number, memory: readonly MemoryRegion[]): void {
+    this.#queues.get(id)?.queue.updateMemory(memory);
   }
 
   /** Stops a queue; `settle` is called once, maybe at once. */

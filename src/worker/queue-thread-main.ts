@@ -76,6 +76,9 @@ class CommandSource implements EventSource {
           this.#report({ kind: 'stopped', call: command.call, result }),
         );
         break;
+      case 'memory':
+        this.#runner.updateMemory(command.id, command.memory);
+        break;
       case 'exit':
         this.#reactor.stop();
         break;
@@ -87,6 +90,7 @@ class CommandSource implements EventSource {
     try {
       this.#runner.start(spec, {
         onBroken: (reason) => this.#report({ kind: 'broken', id: spec.id, reason }),
+        onMemoryMiss: () => this.#report({ kind: 'memory-miss', id: spec.id }),
         onErrors: (count, errno) => this.#report({ kind: 'errors', id: spec.id, count, errno }),
       });
       this.#report({ kind: 'started', call });

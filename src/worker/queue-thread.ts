@@ -3,6 +3,7 @@ import { Worker } from 'node:worker_threads';
 import { type ErrorCode, errorMessage, VduseError } from '../base/errors.js';
 import type { BlkQueueSpec } from '../device/blk/blk-queue-spec.js';
 import type { QueueHost, QueueListener, QueueStop } from '../device/queue-host.js';
+import type { MemoryRegion } from '../memory/guest-memory.js';
 import { closeFd, createEventFd, signalEventFd } from '../native/fd.js';
 import type { ThreadCommand, ThreadReport, ThreadSetup } from './messages.js';
 
@@ -67,6 +68,12 @@ export class QueueThread implements QueueHost {
     }
   }
 
+  updateMemory(id: number, memory: readonly MemoryRegion[]): void {
+    if (this.#failure === undefined) {
+      this.#send({ kind: 'memory', id, memory });
+    }
+  }
+
   async stop(id: number, timeoutMs: number): Promise<QueueStop> {
     try {
       const result = await this.#call((call) => ({ kind: 'stop', call, id, timeoutMs }));
@@ -82,8 +89,7 @@ export class QueueThread implements QueueHost {
   /** Asks the thread to end, without waiting: for the process's own end. */
   requestExit(): void {
     if (this.#failure === undefined) {
-      this.#worker.postMessage({ kind: 'exit' } satisfies ThreadCommand);
-      signalEventFd(this.#wakeFd);
+      this.#send({ kind: 'exit' });
     }
   }
 
@@ -103,9 +109,13 @@ export class QueueThread implements QueueHost {
       // A thread is not to keep the process alive, but a call that waits for its answer is.
       this.#worker.ref();
       this.#calls.set(call, { resolve, reject });
-      this.#worker.postMessage(make(call));
-      signalEventFd(this.#wakeFd);
+      this.#send(make(call));
     });
+  }
+
+  #send(command: ThreadCommand): void {
+    this.#worker.postMessage(command);
+    signalEventFd(this.#wakeFd);
   }
 
   #onReport(report: ThreadReport): void {
@@ -123,6 +133,9 @@ export class QueueThread implements QueueHost {
         break;
       case 'broken':
         this.#listeners.get(report.id)?.onBroken(report.reason);
+        break;
+      case 'memory-miss':
+        this.#listeners.get(report.id)?.onMemoryMiss();
         break;
       case 'errors':
         this.#listeners.get(report.id)?.onErrors(report.count, report.errno);

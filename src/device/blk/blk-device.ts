@@ -3,6 +3,7 @@ import { VduseError } from '../../base/errors.js';
 import { limits } from '../../base/limits.js';
 import type { Logger } from '../../base/log.js';
 import type { BlockNode } from '../../block/node.js';
+import type { MemoryRegion } from '../../memory/guest-memory.js';
 import { describeErrno } from '../../native/errno.js';
 import type { QueueHost, QueueHosts, QueueListener } from '../queue-host.js';
 import { type DeviceStatistics, QueueField, SharedDeviceState } from '../statistics.js';
@@ -175,6 +176,12 @@ export class BlkDevice implements VirtioDevice {
     };
   }
 
+  updateMemory(regions: readonly MemoryRegion[]): void {
+    for (const { id, host } of this.#running.values()) {
+      host.updateMemory(id, regions);
+    }
+  }
+
   availIndex(queue: number): number {
     return this.#shared.queue(queue)[QueueField.AVAIL_INDEX];
   }
@@ -213,6 +220,7 @@ export class BlkDevice implements VirtioDevice {
     const node = this.#node.filename ?? this.#node.nodeName;
     return {
       onBroken: (reason) => this.#listener?.onNeedsReset(reason),
+      onMemoryMiss: () => this.#listener?.onMemoryMiss(),
       onErrors: (count, errno) => {
         const { name, text } = describeErrno(errno);
         this.#logger.error(

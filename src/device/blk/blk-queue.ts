@@ -9,7 +9,7 @@ import { detectZeroWrite } from '../../block/detect-zeroes.js';
 import { type BlockCompletionSink, type BlockEngine, BlockFlag, BlockOp } from '../../block/engine.js';
 import { RequestTable } from '../../block/request-table.js';
 import type { AlignedPool } from '../../memory/aligned-pool.js';
-import { GuestMemory, MemoryAccess } from '../../memory/guest-memory.js';
+import { GuestMemory, MemoryAccess, type MemoryRegion } from '../../memory/guest-memory.js';
 import { Errno } from '../../native/errno.js';
 import { createNotifier, type Notifier } from '../../native/notifier.js';
 import { type EventSource, Reactor } from '../../reactor/reactor.js';
@@ -33,6 +33,8 @@ export interface BlkQueueContext {
   readonly pool: AlignedPool;
   /** The driver broke the ring. The queue has stopped taking requests. */
   readonly onBroken: (reason: string) => void;
+  /** A descriptor names memory that is not in the map. The queue waits for updateMemory. */
+  readonly onMemoryMiss: () => void;
   /** A request failed. Called for each; the receiver limits what it tells. */
   readonly onError: (errno: number) => void;
   /** The queue was asked to stop, and nothing is in flight any more. */
@@ -58,7 +60,12 @@ export class BlkQueue implements EventSource, BlockCompletionSink {
   readonly #shared: SharedDeviceState;
   readonly #counters: Float64Array;
   readonly #source: number;
+  /** Heads that were popped, and which of them is next. */
   readonly #heads = new Uint16Array(batchMax);
+  #headCount = 0;
+  #headNext = 0;
+  /** Waiting for a memory map that has the next head's buffers. */
+  #missing = false;
   readonly #scratch = new DataView(new ArrayBuffer(limits.rangeSegmentsMax * BLK_RANGE.bytes));
   readonly #serial: Uint8Array;
   readonly #writeThrough: boolean;
@@ -171,7 +178,7 @@ export class BlkQueue implements EventSource, BlockCompletionSink {
   // EventSource
 
   poll(): number {
-    if (!this.#taking) {
+    if (!this.#taking || this.#missing) {
       return 0;
     }
     const count = this.#queue.popAvailable(this.#heads);
@@ -179,9 +186,9 @@ export class BlkQueue implements EventSource, BlockCompletionSink {
       this.#break('the available ring is not consistent');
       return 0;
     }
-    for (let n = 0; n < count && this.#taking; n++) {
-      this.#take(this.#heads[n]);
-    }
+    this.#headCount = count;
+    this.#headNext = 0;
+    this.#takeHeads();
     return count;
   }
 
@@ -198,7 +205,7 @@ export class BlkQueue implements EventSource, BlockCompletionSink {
   }
 
   prepareToSleep(): boolean {
-    if (!this.#taking) {
+    if (!this.#taking || this.#missing) {
       return false;
     }
     this.#counters[QueueField.IN_FLIGHT] = this.#table.inFlight;
@@ -235,6 +242,29 @@ export class BlkQueue implements EventSource, BlockCompletionSink {
     this.#finish(slot, result === 0 ? BLK_S.OK : result === -Errno.EOPNOTSUPP ? BLK_S.UNSUPP : BLK_S.IOERR);
   }
 
+  /** The map has grown: the head that missed gets its second and last chance. */
+  updateMemory(regions: readonly MemoryRegion[]): void {
+    this.#memory.update(regions);
+    if (this.#missing && this.#taking) {
+      this.#missing = false;
+      const missed = this.#headNext;
+      this.#takeHeads();
+      if (this.#missing && this.#headNext === missed) {
+        this.#break('a descriptor names memory that is not mapped for it');
+      }
+    }
+  }
+
+  #takeHeads(): void {
+    while (this.#headNext < this.#headCount && this.#taking && !this.#missing) {
+      this.#take(this.#heads[this.#headNext]);
+      this.#headNext += this.#missing ? 0 : 1;
+    }
+    if (this.#missing) {
+      this.#context.onMemoryMiss();
+    }
+  }
+
   #break(reason: string): void {
     this.#taking = false;
     this.#context.onBroken(`queue ${this.#spec.queue.index}: ${reason}`);
@@ -251,12 +281,12 @@ export class BlkQueue implements EventSource, BlockCompletionSink {
   #take(head: number): void {
     const chain = this.#chain;
     const result = this.#queue.readChain(head, chain);
+    if (result === -Errno.EFAULT) {
+      this.#missing = true;
+      return;
+    }
     if (result < 0) {
-      this.#break(
-        result === -Errno.EFAULT
-          ? 'a descriptor names memory that is not mapped for it'
-          : 'a descriptor chain is malformed',
-      );
+      this.#break('a descriptor chain is malformed');
       return;
     }
     if (chain.readableBytes < BLK_HEADER.bytes || chain.writableBytes < 1) {

@@ -5,7 +5,7 @@ import { limits } from '../../base/limits.js';
 import type { MemoryAccess, MemoryRegion } from '../../memory/guest-memory.js';
 import { closeFd } from '../../native/fd.js';
 import { mapFile, unmap } from '../../native/memory.js';
-import { VduseAccess } from '../../native/vduse-abi.js';
+import { VduseAccess, type VduseIotlbEntry } from '../../native/vduse-abi.js';
 import type { VduseDeviceFile } from './device-file.js';
 
 const lastAddress = 0xffff_ffff_ffff_ffffn;
@@ -13,60 +13,68 @@ const lastAddress = 0xffff_ffff_ffff_ffffn;
 const addressLimit = 1n << 53n;
 
 export class VduseMemoryMap {
-  readonly regions: readonly MemoryRegion[];
+  readonly #file: VduseDeviceFile;
+  readonly #regions = new Map<bigint, MemoryRegion>();
 
-  private constructor(regions: readonly MemoryRegion[]) {
-    this.regions = regions;
+  constructor(file: VduseDeviceFile) {
+    this.#file = file;
   }
 
-  /** Maps everything that the device's IOTLB has now. The caller unmaps it with `close`. */
-  static read(file: VduseDeviceFile): VduseMemoryMap {
-    const regions: MemoryRegion[] = [];
-    try {
-      let start = 0n;
-      while (start < addressLimit) {
-        const entry = file.iotlbMap({ start, last: lastAddress });
-        if (entry === undefined) {
-          return new VduseMemoryMap(regions);
-        }
-        const { fd, offset, access } = entry;
-        const length = Number(entry.last - entry.start) + 1;
-        try {
-          if (
-            regions.length === limits.memoryRegionsMax ||
-            entry.last >= addressLimit ||
-            entry.last < entry.start
-          ) {
-            throw new VduseError(
-              'PROTOCOL',
-              `the memory map of '${file.name}' has too many ranges, or one beyond 2^53`,
-            );
-          }
-          const hostAddress = mapFile({
-            fd,
-            length,
-            offset,
-            readable: (access & VduseAccess.RO) !== 0,
-            writable: (access & VduseAccess.WO) !== 0,
-          });
-          regions.push({ start: Number(entry.start), length, hostAddress, access: access as MemoryAccess });
-        } finally {
-          // The map holds its file; the descriptor is not needed any more.
-          closeFd(fd);
-        }
-        start = entry.last + 1n;
+  get regions(): readonly MemoryRegion[] {
+    return [...this.#regions.values()];
+  }
+
+  /**
+   * Maps what the device's IOTLB has now and this map has not: Linux adds the bounce region only when its
+   * first buffer is mapped, after the queues have started. What is mapped stays so until `close`.
+   */
+  refresh(): void {
+    let start = 0n;
+    while (start < addressLimit) {
+      const entry = this.#file.iotlbMap({ start, last: lastAddress });
+      if (entry === undefined) {
+        return;
       }
-      return new VduseMemoryMap(regions);
-    } catch (error) {
-      new VduseMemoryMap(regions).close();
-      throw error;
+      try {
+        if (!this.#regions.has(entry.start)) {
+          this.#regions.set(entry.start, this.#map(entry));
+        }
+      } finally {
+        // The map holds its file; the descriptor is not needed any more.
+        closeFd(entry.fd);
+      }
+      start = entry.last + 1n;
     }
   }
 
   /** Unmaps it all. Nothing in flight may touch it any more. */
   close(): void {
-    for (const region of this.regions) {
+    for (const region of this.#regions.values()) {
       unmap(region.hostAddress, region.length);
     }
+    this.#regions.clear();
+  }
+
+  #map(entry: VduseIotlbEntry & { fd: number }): MemoryRegion {
+    const { fd, offset, access } = entry;
+    if (
+      this.#regions.size === limits.memoryRegionsMax ||
+      entry.last >= addressLimit ||
+      entry.last < entry.start
+    ) {
+      throw new VduseError(
+        'PROTOCOL',
+        `the memory map of '${this.#file.name}' has too many ranges, or one beyond 2^53`,
+      );
+    }
+    const length = Number(entry.last - entry.start) + 1;
+    const hostAddress = mapFile({
+      fd,
+      length,
+      offset,
+      readable: (access & VduseAccess.RO) !== 0,
+      writable: (access & VduseAccess.WO) !== 0,
+    });
+    return { start: Number(entry.start), length, hostAddress, access: access as MemoryAccess };
   }
 }

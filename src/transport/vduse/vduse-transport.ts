@@ -194,6 +194,19 @@ export class VduseTransport implements ActivationSource, DeviceListener {
     );
   }
 
+  onMemoryMiss(): void {
+    if (this.#memory === undefined) {
+      return;
+    }
+    try {
+      this.#memory.refresh();
+    } catch (error) {
+      this.#logger.error({ device: this.name }, errorMessage(error));
+    }
+    this.#logger.debug({ device: this.name, regions: this.#memory.regions }, 'memory map after a miss');
+    this.#device.updateMemory(this.#memory.regions);
+  }
+
   // ActivationSource
 
   driverFeatures(): bigint {
@@ -201,8 +214,9 @@ export class VduseTransport implements ActivationSource, DeviceListener {
   }
 
   prepareActivation(features: bigint, availIndices: ReadonlyMap<number, number>): Activation {
-    const memory = VduseMemoryMap.read(this.#file);
+    const memory = new VduseMemoryMap(this.#file);
     this.#memory = memory;
+    memory.refresh();
     const queues: QueueActivation[] = [];
     for (let index = 0; index < this.#device.queueCount; index++) {
       const info = this.#file.queueInfo(index);
@@ -223,7 +237,12 @@ export class VduseTransport implements ActivationSource, DeviceListener {
         notifier: this.#kernel.notifier(this.#file.fd, index),
       });
     }
-    return { features, queues, memory: memory.regions };
+    const { regions } = memory;
+    this.#logger.debug(
+      { device: this.name, features: `0x${features.toString(16)}`, queues, regions },
+      'activation',
+    );
+    return { features, queues, memory: regions };
   }
 
   onStopped(drained: boolean): void {
