@@ -47,6 +47,7 @@ export function placeParts(plan: QueuePairPlan, guest: TestGuest): QueueParts {
 export class QueuePair {
   readonly parts: QueueParts;
   /** What the device may do, which is less than what the driver may. */
+  readonly deviceRegions: readonly MemoryRegion[];
   readonly deviceMemory: GuestMemory;
   readonly deviceConfig: SplitVirtqueueConfig;
   readonly driver: DriverVirtqueue;
@@ -74,7 +75,8 @@ export class QueuePair {
       new GuestMemory(own),
     );
     this.driver.reset(index);
-    this.deviceMemory = new GuestMemory([...rings, ...payload]);
+    this.deviceRegions = [...rings, ...payload];
+    this.deviceMemory = new GuestMemory(this.deviceRegions);
     this.deviceConfig = { ...addresses, availIndex: index, eventIdx, indirect: tableEntries > 0 };
     this.device = new SplitVirtqueue(this.deviceConfig, this.deviceMemory);
   }

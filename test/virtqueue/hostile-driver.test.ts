@@ -120,7 +120,7 @@ describe('a hostile driver', () => {
           }
           const queue: NaiveQueue = {
             guest,
-            regions: pair.deviceMemory.regions,
+            regions: pair.deviceRegions,
             parts: pair.parts,
             size,
             indirect: negotiated,
@@ -190,7 +190,7 @@ describe('a hostile driver', () => {
             const result = pair.device.readChain(head, chain);
             assert.ok(result === 0 || result === -Errno.EINVAL || result === -Errno.EFAULT);
             if (result === 0) {
-              checkSegments(chain, pair.deviceMemory.regions);
+              checkSegments(chain, pair.deviceRegions);
             }
           }
         },
@@ -291,7 +291,7 @@ describe('a hostile driver', () => {
         for (let head = 0; head < size; head++) {
           const result = pair.device.readChain(head, chain);
           if (result === 0) {
-            checkSegments(chain, pair.deviceMemory.regions);
+            checkSegments(chain, pair.deviceRegions);
             accepted++;
           } else {
             refused++;
