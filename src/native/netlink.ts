@@ -138,20 +138,6 @@ export class GenericNetlinkSocket {
     return family;
   }
 
-  /** The names of all families. */
-  async families(): Promise<string[]> {
-    const answer = await this.transact({
-      family: CONTROL_FAMILY,
-      command: CONTROL_GET_FAMILY,
-      version: CONTROL_VERSION,
-      dump: true,
-    });
-    if (answer.errno !== 0) {
-      throw systemCallError('netlink', answer.errno, `listing families ${answer.text}`.trimEnd());
-    }
-    return answer.messages.map(({ attributes }) => attributes.string(CONTROL_ATTRIBUTE_FAMILY_NAME) ?? '');
-  }
-
   async #write(bytes: Uint8Array): Promise<void> {
     const { bytesWritten } = await asSystemCall('write', writeAsync(this.#fd, bytes, 0, bytes.length, null));
     if (bytesWritten !== bytes.length) {

@@ -9,7 +9,8 @@
  * has then none left for its files.
  *
  * Nothing here can be cancelled: the kernel does not take a request back. Whoever stops waiting must expect
- * the device to appear, or to go away, later.
+ * the device to appear, or to go away, later. process.exit() waits for the kernel too. A signal that ends the
+ * process does not: it breaks the driver's probe off and leaves the device attached, with no disk.
  */
 import { type ErrorCode, VduseError } from '../base/errors.js';
 import { limits } from '../base/limits.js';
@@ -224,7 +225,10 @@ function explain(command: number, code: number): { code: ErrorCode; hint?: strin
         hint: 'CAP_NET_ADMIN of the host is needed (a user namespace has only its own): run as root, or give the process that capability.',
       };
     case Errno.EEXIST:
-      return { code: 'ALREADY_EXISTS', hint: 'It is attached already: `ls /sys/bus/vdpa/devices` lists what is.' };
+      return {
+        code: 'ALREADY_EXISTS',
+        hint: 'It is attached already: `ls /sys/bus/vdpa/devices` lists what is.',
+      };
     case Errno.ENODEV:
       return adding
         ? { code: 'MODULE_MISSING', hint: 'Load the module with `modprobe vduse`.' }

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { closeSync, existsSync, fstatSync, readdirSync, writeSync } from 'node:fs';
+import { closeSync, readdirSync, writeSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import { SystemCallError, VduseError } from '../../src/base/errors.js';
@@ -24,6 +24,8 @@ import {
   vdpaManagementDevices,
 } from '../../src/native/vdpa.js';
 
+const AF_NETLINK = 16;
+
 const socketCall = bindLibc<(domain: number, type: number, protocol: number) => number>('socket', 'int', [
   'int',
   'int',
@@ -38,23 +40,15 @@ const sendto = bindLibc<
   (fd: number, data: Uint8Array, n: number, flags: number, to: Uint8Array, length: number) => number
 >('sendto', 'long', ['int', 'void *', 'size_t', 'int', 'void *', 'uint']);
 
-/** The socket that was opened last, found by its inode number. */
-function newestSocket(): number {
-  let newest = { inode: -1, fd: -1 };
+/** The process's one netlink socket: its descriptor and its address. */
+function netlinkSocket(): { fd: number; address: Uint8Array } {
   for (const fd of readdirSync('/proc/self/fd').map(Number)) {
-    const inode = existsSync(`/proc/self/fd/${fd}`) ? fstatSync(fd) : undefined;
-    if (inode?.isSocket() === true && inode.ino > newest.inode) {
-      newest = { inode: inode.ino, fd };
+    const address = new Uint8Array(12);
+    if (getsockname(fd, address, new Uint8Array([12, 0, 0, 0])) === 0 && address[0] === AF_NETLINK) {
+      return { fd, address };
     }
   }
-  return newest.fd;
-}
-
-function addressOf(fd: number): Uint8Array {
-  const address = new Uint8Array(12);
-  assert.equal(getsockname(fd, address, new Uint8Array([12, 0, 0, 0])), 0);
-  assert.equal(address[0], 16, 'AF_NETLINK');
-  return address;
+  throw new Error('no netlink socket is open');
 }
 
 const seed = process.env['VDUSE_SEED'];
@@ -372,6 +366,13 @@ describe('vDPA answers', () => {
 });
 
 describe('the kernel', () => {
+  /** The names of all families: a dump of the control family. */
+  async function families(socket: GenericNetlinkSocket): Promise<(string | undefined)[]> {
+    const answer = await socket.transact({ family: 0x10, command: 3, version: 2, dump: true });
+    assert.equal(answer.errno, 0, answer.text);
+    return answer.messages.map(({ attributes }) => attributes.string(2));
+  }
+
   async function withSocket<T>(work: (socket: GenericNetlinkSocket) => Promise<T>): Promise<T> {
     const socket = new GenericNetlinkSocket();
     try {
@@ -390,7 +391,7 @@ describe('the kernel', () => {
 
   test('lists its families, among them the one that lists', async () => {
     await withSocket(async (socket) => {
-      const names = await socket.families();
+      const names = await families(socket);
       assert.ok(names.includes('nlctrl'), names.join());
       assert.equal(new Set(names).size, names.length);
     });
@@ -403,6 +404,15 @@ describe('the kernel', () => {
       await assert.rejects(failure, /looking up family .*Attribute failed policy validation/);
       // The socket still works.
       assert.equal(await socket.resolveFamily('nlctrl'), 0x10);
+    });
+  });
+
+  test('refuses a command and a family that it does not have', async () => {
+    await withSocket(async (socket) => {
+      const command = { version: 2, command: 0xff, family: 0x10 };
+      assert.deepEqual(await socket.transact(command), { errno: 95, text: '', messages: [] });
+      assert.equal((await socket.transact({ ...command, family: 0x3ff })).errno, 2);
+      assert.equal((await socket.transact({ ...command, dump: true })).errno, 95);
     });
   });
 
@@ -419,8 +429,8 @@ describe('the kernel', () => {
 
   test('delivers nothing that another socket sends to ours', async () => {
     await withSocket(async (socket) => {
-      const address = addressOf(newestSocket());
-      const stranger = socketCall(16, 3, 16);
+      const { address } = netlinkSocket();
+      const stranger = socketCall(AF_NETLINK, 3, 16);
       try {
         const forged = new Uint8Array(20);
         assert.equal(sendto(stranger, forged, forged.length, 0, address, address.length), -1);
@@ -435,7 +445,7 @@ describe('the kernel', () => {
   test('an answer to an earlier request is passed over', async () => {
     await withSocket(async (socket) => {
       const forgotten = { family: 16, command: 3, version: 2, sequence: 77, flags: 5 };
-      writeSync(newestSocket(), encodeRequest({ ...forgotten, attributes: [[2, 'nlctrl']] }));
+      writeSync(netlinkSocket().fd, encodeRequest({ ...forgotten, attributes: [[2, 'nlctrl']] }));
       assert.equal(await socket.resolveFamily('no-such-family'), undefined);
     });
   });
@@ -447,7 +457,7 @@ describe('the kernel', () => {
         turns += 1;
       }, 0);
       for (let round = 0; round < 200; round++) {
-        await socket.families();
+        await families(socket);
       }
       clearInterval(timer);
       assert.ok(turns > 0);
