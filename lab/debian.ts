@@ -54,6 +54,8 @@ export class DebianSuite {
       'APT::Sandbox::User=root',
       'Acquire::Languages=none',
       'Acquire::Retries=3',
+      // Else a mirror that can't be reached is a mere warning, and the lists are silently missing.
+      'APT::Update::Error-Mode=any',
     ].flatMap((option) => ['-o', option]);
   }
 
@@ -75,10 +77,18 @@ export class DebianSuite {
       join(this.#directory, 'sources.list'),
       `deb [arch=amd64 signed-by=${keyring}] ${source} ${this.suite} main\n`,
     );
-    await withProgress(`fetching the package lists of Debian ${this.suite} from ${source}`, () =>
-      // A suite is allowed to change its code name: "stable" does so every second year.
-      run('apt-get', [...this.#options(), '--allow-releaseinfo-change', '-q', 'update']),
-    );
+    try {
+      await withProgress(`fetching the package lists of Debian ${this.suite} from ${source}`, () =>
+        // A suite is allowed to change its code name: "stable" does so every second year.
+        run('apt-get', [...this.#options(), '--allow-releaseinfo-change', '-q', 'update']),
+      );
+    } catch (cause) {
+      throw new LabError(
+        `The package lists of Debian ${this.suite} can't be fetched from ${source}. Is the network up? ` +
+          `VDUSE_LAB_MIRROR names another mirror. ${cause instanceof Error ? cause.message : cause}`,
+        { cause },
+      );
+    }
   }
 
   /** A field of a package's record, of the newest version that the suite has; undefined if it has none. */

@@ -77,6 +77,14 @@ export async function prepareKernel(channel: KernelChannel, refresh = false): Pr
   if (cached !== undefined && !refresh) return cached;
 
   requireTools(['apt-get', 'dpkg-deb', 'xz', 'zstd', 'depmod', 'modinfo'], 'Preparing a kernel for the lab');
+  try {
+    mkdirSync(labCache(), { recursive: true });
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : cause;
+    throw new LabError(`The lab's cache can't be made: ${reason}. Name another directory with VDUSE_CACHE.`, {
+      cause,
+    });
+  }
   return await withCacheLock(async () => {
     // The lab that held the lock may have prepared what this one wants.
     const byAnother = refresh ? undefined : find();

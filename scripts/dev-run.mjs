@@ -76,12 +76,18 @@ export async function runTask(program, args) {
   const signals = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'];
   // Ctrl-C reaches the task by itself, as the terminal sends it to all; this process must outlive it to report.
   for (const signal of signals) process.on(signal, forward);
+  // `npm run` hands SIGTERM to the shell that it puts in between, which dies of it without a word to this process.
+  const parent = process.ppid;
+  const orphaned = setInterval(() => {
+    if (process.ppid !== parent) forward('SIGTERM');
+  }, 500);
   try {
     return await new Promise((done) => {
       child.on('error', (error) => finish(70, `${program} can't be started: ${error.message}`));
       child.on('close', (status, signal) => done(status ?? 128 + (constants.signals[signal] ?? 0)));
     });
   } finally {
+    clearInterval(orphaned);
     for (const signal of signals) process.off(signal, forward);
   }
 }
