@@ -4,6 +4,9 @@
  */
 import type { MemoryRegion } from '../memory/guest-memory.js';
 import type { BlkQueueSpec } from './blk/blk-queue-spec.js';
+import type { CustomQueueSpec } from './custom/custom-requests.js';
+
+export type QueueSpec = BlkQueueSpec | CustomQueueSpec;
 
 export interface QueueStop {
   /** False: requests were given up; their memory must stay mapped. */
@@ -18,12 +21,14 @@ export interface QueueListener {
   onErrors(count: number, errno: number): void;
   /** The driver named memory that is not in the map; the queue waits for updateMemory. */
   onMemoryMiss(): void;
+  /** The function of a user's device threw; on the main thread only, for errors do not cross threads whole. */
+  onFailure?(error: unknown): void;
 }
 
 export interface QueueHost {
   readonly name: string;
   /** Starts a queue. Throws PROTOCOL for a ring that can't be. */
-  start(spec: BlkQueueSpec, listener: QueueListener): Promise<void>;
+  start(spec: QueueSpec, listener: QueueListener): Promise<void>;
   /** Gives a queue another memory map, of which the old one is a part. */
   updateMemory(id: number, memory: readonly MemoryRegion[]): void;
   /** Stops a queue, waiting at most that long for its requests in flight. */

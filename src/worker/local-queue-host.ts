@@ -1,7 +1,6 @@
 /** Queues on the main thread, for block drivers whose promises need its event loop. */
 import { limits } from '../base/limits.js';
-import type { BlkQueueSpec } from '../device/blk/blk-queue-spec.js';
-import type { QueueHost, QueueListener, QueueStop } from '../device/queue-host.js';
+import type { QueueHost, QueueListener, QueueSpec, QueueStop } from '../device/queue-host.js';
 import type { MemoryRegion } from '../memory/guest-memory.js';
 import { Reactor } from '../reactor/reactor.js';
 import { QueueRunner } from './queue-runner.js';
@@ -11,7 +10,7 @@ export class LocalQueueHost implements QueueHost {
   #running: { reactor: Reactor; runner: QueueRunner } | undefined;
   #timer: NodeJS.Timeout | undefined;
 
-  async start(spec: BlkQueueSpec, listener: QueueListener): Promise<void> {
+  async start(spec: QueueSpec, listener: QueueListener): Promise<void> {
     const { reactor, runner } = this.#open();
     try {
       runner.start(spec, listener);

@@ -1,6 +1,5 @@
 /** What the main thread and a queue thread say to each other. */
-import type { BlkQueueSpec } from '../device/blk/blk-queue-spec.js';
-import type { QueueStop } from '../device/queue-host.js';
+import type { QueueSpec, QueueStop } from '../device/queue-host.js';
 import type { MemoryRegion } from '../memory/guest-memory.js';
 
 /** Handed to a queue thread when it starts. */
@@ -11,7 +10,7 @@ export interface ThreadSetup {
 }
 
 export type ThreadCommand =
-  | { readonly kind: 'start'; readonly call: number; readonly spec: BlkQueueSpec }
+  | { readonly kind: 'start'; readonly call: number; readonly spec: QueueSpec }
   | { readonly kind: 'stop'; readonly call: number; readonly id: number; readonly timeoutMs: number }
   | { readonly kind: 'memory'; readonly id: number; readonly memory: readonly MemoryRegion[] }
   | { readonly kind: 'exit' };

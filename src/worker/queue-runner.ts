@@ -1,8 +1,8 @@
 /** The queues of one thread on one reactor: what a queue thread and the main thread have in common. */
 
-import { BlkQueue } from '../device/blk/blk-queue.js';
-import type { BlkQueueSpec } from '../device/blk/blk-queue-spec.js';
-import type { QueueListener, QueueStop } from '../device/queue-host.js';
+import { createQueue } from '../device/create-queue.js';
+import type { DeviceQueue } from '../device/device-queue.js';
+import type { QueueListener, QueueSpec, QueueStop } from '../device/queue-host.js';
 import { AlignedPool } from '../memory/aligned-pool.js';
 import type { MemoryRegion } from '../memory/guest-memory.js';
 import type { Reactor } from '../reactor/reactor.js';
@@ -13,7 +13,7 @@ const errorReportMs = 1000;
 const patience = 0.5;
 
 interface RunningQueue {
-  readonly queue: BlkQueue;
+  readonly queue: DeviceQueue;
   readonly errors: ErrorReport;
   stop?: PendingStop;
 }
@@ -65,13 +65,14 @@ export class QueueRunner {
   }
 
   /** Throws PROTOCOL for a ring that can't be. */
-  start(spec: BlkQueueSpec, listener: QueueListener): void {
+  start(spec: QueueSpec, listener: QueueListener): void {
     const errors = new ErrorReport(listener);
-    const queue = new BlkQueue(spec, {
+    const queue = createQueue(spec, {
       reactor: this.#reactor,
       pool: this.#pool,
       onBroken: (reason) => listener.onBroken(reason),
       onError: (errno) => errors.add(errno),
+      onFailure: (error) => listener.onFailure?.(error),
       onMemoryMiss: () => listener.onMemoryMiss(),
       onDrained: () => this.#settle(spec.id, true),
     });

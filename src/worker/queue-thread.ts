@@ -1,8 +1,7 @@
 /** A queue thread as the main thread sees it. */
 import { Worker } from 'node:worker_threads';
 import { type ErrorCode, errorMessage, VduseError } from '../base/errors.js';
-import type { BlkQueueSpec } from '../device/blk/blk-queue-spec.js';
-import type { QueueHost, QueueListener, QueueStop } from '../device/queue-host.js';
+import type { QueueHost, QueueListener, QueueSpec, QueueStop } from '../device/queue-host.js';
 import type { MemoryRegion } from '../memory/guest-memory.js';
 import { closeFd, createEventFd, signalEventFd } from '../native/fd.js';
 import type { ThreadCommand, ThreadReport, ThreadSetup } from './messages.js';
@@ -58,7 +57,7 @@ export class QueueThread implements QueueHost {
     return thread;
   }
 
-  async start(spec: BlkQueueSpec, listener: QueueListener): Promise<void> {
+  async start(spec: QueueSpec, listener: QueueListener): Promise<void> {
     this.#listeners.set(spec.id, listener);
     try {
       await this.#call((call) => ({ kind: 'start', call, spec }));

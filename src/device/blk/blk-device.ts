@@ -6,6 +6,7 @@ import type { BlockNode } from '../../block/node.js';
 import type { MemoryRegion } from '../../memory/guest-memory.js';
 import { describeErrno } from '../../native/errno.js';
 import type { QueueHost, QueueHosts, QueueListener } from '../queue-host.js';
+import { nextQueueId } from '../queue-id.js';
 import { type DeviceStatistics, QueueField, SharedDeviceState } from '../statistics.js';
 import {
   type Activation,
@@ -42,9 +43,6 @@ const segmentBytesMax = 4 << 20;
 const rangeBytesMax = 1 << 30;
 /** No vendor of the PCI registry: VDUSE and vhost-user devices have none. */
 const vendorId = 0;
-
-/** Queues are numbered through the process: hosts serve several devices. */
-let nextQueueId = 1;
 
 function checkInteger(what: string, value: number, range: { min: number; max: number }): void {
   if (!Number.isInteger(value) || value < range.min || value > range.max) {
@@ -200,7 +198,8 @@ export class BlkDevice implements VirtioDevice {
   async #startQueue(queue: QueueActivation, activation: Activation): Promise<void> {
     const host = this.#hosts[queue.index];
     const spec: BlkQueueSpec = {
-      id: nextQueueId++,
+      kind: 'blk',
+      id: nextQueueId(),
       queue,
       features: activation.features,
       memory: activation.memory,

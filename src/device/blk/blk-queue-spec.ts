@@ -1,16 +1,10 @@
 import type { EngineSpec } from '../../block/engine.js';
 import type { DetectZeroes } from '../../block/node.js';
-import type { MemoryRegion } from '../../memory/guest-memory.js';
-import type { QueueActivation } from '../virtio-device.js';
+import type { DeviceQueueSpec } from '../device-queue.js';
 
 /** All that a queue's thread needs to run a virtio-blk queue: plain data. */
-export interface BlkQueueSpec {
-  /** Unique in the process. */
-  readonly id: number;
-  readonly queue: QueueActivation;
-  /** The features that the driver accepted. */
-  readonly features: bigint;
-  readonly memory: readonly MemoryRegion[];
+export interface BlkQueueSpec extends DeviceQueueSpec {
+  readonly kind: 'blk';
   readonly engine: EngineSpec;
   readonly readOnly: boolean;
   readonly detectZeroes: DetectZeroes;
@@ -19,6 +13,4 @@ export interface BlkQueueSpec {
   /** The longest DISCARD or WRITE_ZEROES segment. Bytes. */
   readonly rangeBytesMax: number;
   readonly serial: string;
-  /** SharedDeviceState's buffer. */
-  readonly shared: SharedArrayBuffer;
 }

@@ -1,7 +1,7 @@
 // Hot file: synchronous, no allocation per request, no throw after construction.
 /**
- * One virtio-blk queue at work: takes chains, turns them into block requests, and completions into used
- * elements. One queue, one owner thread.
+ * virtio-blk's requests (virtio 1.3, 5.2.6): from descriptor chains to block requests, and from their
+ * completions to status bytes. The queue around it is device-queue.ts.
  */
 import { limits } from '../../base/limits.js';
 import { createEngine } from '../../block/create-engine.js';
@@ -9,14 +9,13 @@ import { detectZeroWrite } from '../../block/detect-zeroes.js';
 import { type BlockCompletionSink, type BlockEngine, BlockFlag, BlockOp } from '../../block/engine.js';
 import { RequestTable } from '../../block/request-table.js';
 import type { AlignedPool } from '../../memory/aligned-pool.js';
-import { GuestMemory, MemoryAccess, type MemoryRegion } from '../../memory/guest-memory.js';
+import { type GuestMemory, MemoryAccess } from '../../memory/guest-memory.js';
 import { Errno } from '../../native/errno.js';
-import { createNotifier, type Notifier } from '../../native/notifier.js';
-import { type EventSource, Reactor } from '../../reactor/reactor.js';
+import type { Reactor } from '../../reactor/reactor.js';
 import type { DescriptorChain } from '../../virtqueue/descriptor-chain.js';
-import { hasFeature, RING_F } from '../../virtqueue/layout.js';
-import { SplitVirtqueue } from '../../virtqueue/split-virtqueue.js';
-import { QueueField, SharedDeviceState } from '../statistics.js';
+import { hasFeature } from '../../virtqueue/layout.js';
+import type { ChainHandler, DeviceQueue } from '../device-queue.js';
+import { QueueField } from '../statistics.js';
 import {
   BLK_F,
   BLK_HEADER,
@@ -28,50 +27,31 @@ import {
 } from './blk-protocol.js';
 import type { BlkQueueSpec } from './blk-queue-spec.js';
 
-export interface BlkQueueContext {
+export interface BlkRequestsContext {
   readonly reactor: Reactor;
   readonly pool: AlignedPool;
-  /** The driver broke the ring. The queue has stopped taking requests. */
-  readonly onBroken: (reason: string) => void;
-  /** A descriptor names memory that is not in the map. The queue waits for updateMemory. */
-  readonly onMemoryMiss: () => void;
   /** A request failed. Called for each; the receiver limits what it tells. */
   readonly onError: (errno: number) => void;
-  /** The queue was asked to stop, and nothing is in flight any more. */
-  readonly onDrained: () => void;
 }
 
-/** Chains taken per poll, so that queues which share a thread take turns. */
-const batchMax = 128;
-const tokenKick = 0;
-const tokenCancelled = 1;
 const two32 = 0x1_0000_0000;
+/** Beside the status bytes of virtio: the request goes on. */
+const started = -1;
 
-export class BlkQueue implements EventSource, BlockCompletionSink {
+export class BlkRequests implements ChainHandler, BlockCompletionSink {
   readonly #spec: BlkQueueSpec;
-  readonly #context: BlkQueueContext;
-  readonly #reactor: Reactor;
+  readonly #onError: (errno: number) => void;
+  readonly #queue: DeviceQueue;
   readonly #memory: GuestMemory;
-  readonly #queue: SplitVirtqueue;
-  readonly #chain: DescriptorChain;
   readonly #table: RequestTable;
   readonly #engine: BlockEngine;
-  readonly #notifier: Notifier;
-  readonly #shared: SharedDeviceState;
   readonly #counters: Float64Array;
-  readonly #source: number;
-  /** Heads that were popped, and which of them is next. */
-  readonly #heads = new Uint16Array(batchMax);
-  #headCount = 0;
-  #headNext = 0;
-  /** Waiting for a memory map that has the next head's buffers. */
-  #missing = false;
   readonly #scratch = new DataView(new ArrayBuffer(limits.rangeSegmentsMax * BLK_RANGE.bytes));
   readonly #serial: Uint8Array;
   readonly #writeThrough: boolean;
   readonly #canDiscard: boolean;
   readonly #canWriteZeroes: boolean;
-  // Per slot: the chain's head, where its status byte goes, what its writable part holds, its request type.
+  // Per slot: the chain's head, where its status byte goes, its writable and its payload bytes.
   readonly #head: Uint16Array;
   readonly #statusView: (DataView | undefined)[];
   readonly #statusOffset: Float64Array;
@@ -83,31 +63,16 @@ export class BlkQueue implements EventSource, BlockCompletionSink {
   readonly #rangeOffset: Float64Array;
   readonly #rangeLength: Float64Array;
   readonly #rangeFlags: Uint8Array;
-  #taking = true;
-  #stopping = false;
-  #abandoned = false;
 
-  /** Throws PROTOCOL where the rings are not in mapped memory. */
-  constructor(spec: BlkQueueSpec, context: BlkQueueContext) {
-    const { queue, features } = spec;
+  constructor(spec: BlkQueueSpec, queue: DeviceQueue, context: BlkRequestsContext) {
+    const { features } = spec;
+    const { size } = queue;
     this.#spec = spec;
-    this.#context = context;
-    this.#reactor = context.reactor;
-    this.#memory = new GuestMemory(spec.memory);
-    this.#queue = new SplitVirtqueue(
-      {
-        ...queue,
-        eventIdx: hasFeature(features, RING_F.EVENT_IDX),
-        indirect: hasFeature(features, RING_F.INDIRECT_DESC),
-      },
-      this.#memory,
-    );
-    const size = queue.size;
-    this.#chain = this.#queue.createChain();
+    this.#onError = context.onError;
+    this.#queue = queue;
+    this.#memory = queue.memory;
     this.#table = new RequestTable(size, limits.requestSegmentsMax);
-    this.#notifier = createNotifier(queue.notifier);
-    this.#shared = new SharedDeviceState(spec.shared);
-    this.#counters = this.#shared.queue(queue.index);
+    this.#counters = queue.counters;
     this.#serial = new TextEncoder().encode(spec.serial);
     // 5.2.6.2: without FLUSH the driver takes every completed write for durable.
     this.#writeThrough = !hasFeature(features, BLK_F.FLUSH);
@@ -129,169 +94,13 @@ export class BlkQueue implements EventSource, BlockCompletionSink {
       reactor: context.reactor,
       pool: context.pool,
     });
-    this.#source = context.reactor.add(this);
-    context.reactor.armPoll(queue.kickFd, this.#source, tokenKick);
-    this.#counters[QueueField.IN_FLIGHT] = 0;
-    this.#counters[QueueField.AVAIL_INDEX] = this.#queue.availIndex;
-    this.#queue.disableNotifications();
   }
 
-  get availIndex(): number {
-    return this.#queue.availIndex;
-  }
+  // ChainHandler
 
-  get inFlight(): number {
-    return this.#table.inFlight;
-  }
-
-  /** Takes no more requests; onDrained comes when none is in flight, maybe at once. */
-  stop(): void {
-    this.#taking = false;
-    this.#stopping = true;
-    this.#drainIfIdle();
-  }
-
-  /** Asks the engine to end what is in flight. */
-  cancel(): void {
-    this.#engine.cancel();
-  }
-
-  /** Gives up what is in flight: whatever still completes touches neither the ring nor a status byte. */
-  abandon(): void {
-    this.#abandoned = true;
-  }
-
-  /** Releases what the queue holds. Nothing is in flight, or the queue was abandoned and its tables stay. */
-  close(): void {
-    this.#reactor.ring.prepareCancel(
-      { source: this.#source, token: tokenKick },
-      this.#source,
-      tokenCancelled,
-    );
-    this.#reactor.remove(this.#source);
-    if (this.#table.inFlight === 0) {
-      this.#engine.close();
-      this.#table.close();
-    }
-  }
-
-  // EventSource
-
-  poll(): number {
-    if (!this.#taking || this.#missing) {
-      return 0;
-    }
-    const count = this.#queue.popAvailable(this.#heads);
-    if (count < 0) {
-      this.#break('the available ring is not consistent');
-      return 0;
-    }
-    this.#headCount = count;
-    this.#headNext = 0;
-    this.#takeHeads();
-    return count;
-  }
-
-  publish(): void {
-    if (this.#abandoned || !this.#queue.hasStagedUsed) {
-      return;
-    }
-    this.#counters[QueueField.AVAIL_INDEX] = this.#queue.availIndex;
-    this.#counters[QueueField.IN_FLIGHT] = this.#table.inFlight;
-    if (this.#queue.publishUsed()) {
-      this.#counters[QueueField.INTERRUPTS]++;
-      this.#notifier.notify();
-    }
-  }
-
-  prepareToSleep(): boolean {
-    if (!this.#taking || this.#missing) {
-      return false;
-    }
-    this.#counters[QueueField.IN_FLIGHT] = this.#table.inFlight;
-    if (!this.#queue.enableNotifications()) {
-      return false;
-    }
-    this.#queue.disableNotifications();
-    return true;
-  }
-
-  onCompletion(token: number, _result: number, flags: number): void {
-    if (token === tokenKick) {
-      this.#queue.disableNotifications();
-      if (!Reactor.isArmed(flags) && this.#taking) {
-        this.#reactor.armPoll(this.#spec.queue.kickFd, this.#source, tokenKick);
-      }
-    }
-  }
-
-  // BlockCompletionSink
-
-  onBlockComplete(slot: number, result: number): void {
-    if (this.#abandoned) {
-      this.#table.release(slot);
-      return;
-    }
-    if (result === 0 && this.#rangeNext[slot] < this.#rangeCount[slot]) {
-      this.#submitRange(slot);
-      return;
-    }
-    if (result < 0) {
-      this.#context.onError(-result);
-    }
-    this.#finish(slot, result === 0 ? BLK_S.OK : result === -Errno.EOPNOTSUPP ? BLK_S.UNSUPP : BLK_S.IOERR);
-  }
-
-  /** The map has grown: the head that missed gets its second and last chance. */
-  updateMemory(regions: readonly MemoryRegion[]): void {
-    this.#memory.update(regions);
-    if (this.#missing && this.#taking) {
-      this.#missing = false;
-      const missed = this.#headNext;
-      this.#takeHeads();
-      if (this.#missing && this.#headNext === missed) {
-        this.#break('a descriptor names memory that is not mapped for it');
-      }
-    }
-  }
-
-  #takeHeads(): void {
-    while (this.#headNext < this.#headCount && this.#taking && !this.#missing) {
-      this.#take(this.#heads[this.#headNext]);
-      this.#headNext += this.#missing ? 0 : 1;
-    }
-    if (this.#missing) {
-      this.#context.onMemoryMiss();
-    }
-  }
-
-  #break(reason: string): void {
-    this.#taking = false;
-    this.#context.onBroken(`queue ${this.#spec.queue.index}: ${reason}`);
-  }
-
-  #drainIfIdle(): void {
-    if (this.#stopping && this.#table.inFlight === 0) {
-      this.#stopping = false;
-      this.publish();
-      this.#context.onDrained();
-    }
-  }
-
-  #take(head: number): void {
-    const chain = this.#chain;
-    const result = this.#queue.readChain(head, chain);
-    if (result === -Errno.EFAULT) {
-      this.#missing = true;
-      return;
-    }
-    if (result < 0) {
-      this.#break('a descriptor chain is malformed');
-      return;
-    }
+  onChain(head: number, chain: DescriptorChain): string | undefined {
     if (chain.readableBytes < BLK_HEADER.bytes || chain.writableBytes < 1) {
-      this.#break('a request has no room for its header or its status');
-      return;
+      return 'a request has no room for its header or its status';
     }
     const slot = this.#table.take();
     this.#head[slot] = head;
@@ -304,15 +113,44 @@ export class BlkQueue implements EventSource, BlockCompletionSink {
     const statusAddress = chain.guestAddress[last] + chain.length[last] - 1;
     this.#statusView[slot] = this.#memory.locate(statusAddress, 1, MemoryAccess.WRITE);
     this.#statusOffset[slot] = this.#memory.locatedOffset;
-    const status = this.#start(slot);
+    const status = this.#start(slot, chain);
     if (status !== started) {
       this.#finish(slot, status);
     }
+    return undefined;
+  }
+
+  cancel(): void {
+    this.#engine.cancel();
+  }
+
+  close(drained: boolean): void {
+    if (drained) {
+      this.#engine.close();
+      this.#table.close();
+    }
+  }
+
+  // BlockCompletionSink
+
+  onBlockComplete(slot: number, result: number): void {
+    if (this.#queue.abandoned) {
+      this.#table.release(slot);
+      this.#queue.complete(this.#head[slot], 0);
+      return;
+    }
+    if (result === 0 && this.#rangeNext[slot] < this.#rangeCount[slot]) {
+      this.#submitRange(slot);
+      return;
+    }
+    if (result < 0) {
+      this.#onError(-result);
+    }
+    this.#finish(slot, result === 0 ? BLK_S.OK : result === -Errno.EOPNOTSUPP ? BLK_S.UNSUPP : BLK_S.IOERR);
   }
 
   /** Starts a request. Returns `started`, or the status of one that is over already. */
-  #start(slot: number): number {
-    const chain = this.#chain;
+  #start(slot: number, chain: DescriptorChain): number {
     // The header alone, in one look where it lies in one segment.
     const whole = chain.length[0] >= BLK_HEADER.bytes;
     const located = whole
@@ -321,7 +159,7 @@ export class BlkQueue implements EventSource, BlockCompletionSink {
     const view = located ?? this.#scratch;
     const at = located === undefined ? 0 : this.#memory.locatedOffset;
     if (located === undefined) {
-      this.#gather(0, BLK_HEADER.bytes);
+      this.#gather(chain, 0, BLK_HEADER.bytes);
     }
     const type = view.getUint32(at + BLK_HEADER.type, true);
     const low = view.getUint32(at + BLK_HEADER.sector, true);
@@ -329,26 +167,25 @@ export class BlkQueue implements EventSource, BlockCompletionSink {
     const offset = (high * two32 + low) * sectorBytes;
     switch (type) {
       case BLK_T.IN:
-        return this.#startRead(slot, offset);
+        return this.#startRead(slot, chain, offset);
       case BLK_T.OUT:
-        return this.#startWrite(slot, offset);
+        return this.#startWrite(slot, chain, offset);
       case BLK_T.FLUSH:
         this.#counters[QueueField.FLUSHES]++;
         this.#table.op[slot] = BlockOp.FLUSH;
         return this.#submit(slot);
       case BLK_T.GET_ID:
-        return this.#getId();
+        return this.#getId(chain);
       case BLK_T.DISCARD:
-        return this.#canDiscard ? this.#startRanges(slot, BlockOp.DISCARD) : BLK_S.UNSUPP;
+        return this.#canDiscard ? this.#startRanges(slot, chain, BlockOp.DISCARD) : BLK_S.UNSUPP;
       case BLK_T.WRITE_ZEROES:
-        return this.#canWriteZeroes ? this.#startRanges(slot, BlockOp.WRITE_ZEROES) : BLK_S.UNSUPP;
+        return this.#canWriteZeroes ? this.#startRanges(slot, chain, BlockOp.WRITE_ZEROES) : BLK_S.UNSUPP;
       default:
         return BLK_S.UNSUPP;
     }
   }
 
-  #startRead(slot: number, offset: number): number {
-    const chain = this.#chain;
+  #startRead(slot: number, chain: DescriptorChain, offset: number): number {
     const length = chain.writableBytes - 1;
     if (!this.#isInRange(offset, length)) {
       return BLK_S.IOERR;
@@ -368,8 +205,7 @@ export class BlkQueue implements EventSource, BlockCompletionSink {
     return length === 0 ? BLK_S.OK : this.#submit(slot);
   }
 
-  #startWrite(slot: number, offset: number): number {
-    const chain = this.#chain;
+  #startWrite(slot: number, chain: DescriptorChain, offset: number): number {
     const length = chain.readableBytes - BLK_HEADER.bytes;
     if (this.#spec.readOnly || !this.#isInRange(offset, length)) {
       return BLK_S.IOERR;
@@ -400,7 +236,7 @@ export class BlkQueue implements EventSource, BlockCompletionSink {
     const alignment = this.#spec.requestAlignment;
     return (
       length <= limits.requestBytesMax &&
-      offset + length <= this.#shared.capacityBytes &&
+      offset + length <= this.#queue.shared.capacityBytes &&
       offset % alignment === 0 &&
       length % alignment === 0
     );
@@ -415,8 +251,7 @@ export class BlkQueue implements EventSource, BlockCompletionSink {
   }
 
   /** 5.2.6: up to 20 bytes; a shorter string ends with a NUL, one of 20 does not. */
-  #getId(): number {
-    const chain = this.#chain;
+  #getId(chain: DescriptorChain): number {
     const room = Math.min(chain.writableBytes - 1, limits.serialBytesMax);
     let done = 0;
     for (let n = chain.readableCount; n < chain.count && done < room; n++) {
@@ -428,13 +263,13 @@ export class BlkQueue implements EventSource, BlockCompletionSink {
     return BLK_S.OK;
   }
 
-  #startRanges(slot: number, op: number): number {
-    const bytes = this.#chain.readableBytes - BLK_HEADER.bytes;
+  #startRanges(slot: number, chain: DescriptorChain, op: number): number {
+    const bytes = chain.readableBytes - BLK_HEADER.bytes;
     const count = bytes / BLK_RANGE.bytes;
     if (this.#spec.readOnly || count < 1 || count % 1 !== 0 || count > limits.rangeSegmentsMax) {
       return BLK_S.IOERR;
     }
-    this.#gather(BLK_HEADER.bytes, bytes);
+    this.#gather(chain, BLK_HEADER.bytes, bytes);
     const base = slot * limits.rangeSegmentsMax;
     let total = 0;
     for (let n = 0; n < count; n++) {
@@ -465,7 +300,9 @@ export class BlkQueue implements EventSource, BlockCompletionSink {
   #isRangeValid(offset: number, length: number): boolean {
     const alignment = this.#spec.requestAlignment;
     return (
-      offset + length <= this.#shared.capacityBytes && offset % alignment === 0 && length % alignment === 0
+      offset + length <= this.#queue.shared.capacityBytes &&
+      offset % alignment === 0 &&
+      length % alignment === 0
     );
   }
 
@@ -490,8 +327,7 @@ export class BlkQueue implements EventSource, BlockCompletionSink {
   }
 
   /** Copies readable bytes of the chain, from `skip` on, to the scratch area. */
-  #gather(skip: number, length: number): void {
-    const chain = this.#chain;
+  #gather(chain: DescriptorChain, skip: number, length: number): void {
     let done = 0;
     for (let n = 0; n < chain.readableCount && done < length; n++) {
       for (let at = skip; at < chain.length[n] && done < length; at++, done++) {
@@ -511,11 +347,7 @@ export class BlkQueue implements EventSource, BlockCompletionSink {
       counters[QueueField.ERRORS]++;
     }
     this.#statusView[slot]?.setUint8(this.#statusOffset[slot], status);
-    this.#queue.addUsed(this.#head[slot], this.#writableBytes[slot]);
     this.#table.release(slot);
-    this.#drainIfIdle();
+    this.#queue.complete(this.#head[slot], this.#writableBytes[slot]);
   }
 }
-
-/** Beside the status bytes of virtio: the request goes on. */
-const started = -1;

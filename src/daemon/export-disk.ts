@@ -1,0 +1,171 @@
+/** A disk from code: one call opens the image, makes the device and attaches it. */
+import { randomBytes } from 'node:crypto';
+import { statSync } from 'node:fs';
+import { basename } from 'node:path';
+import { VduseError } from '../base/errors.js';
+import { type Logger, silentLogger } from '../base/log.js';
+import { type BlockSource, isBlockSource } from '../block/define-block-driver.js';
+import { openLocalNode } from '../block/drivers/local-node.js';
+import type { BlockNode, BlockNodeOptions, FileNodeOptions } from '../block/node.js';
+import { openBlockNode } from '../block/open.js';
+import type { DeviceStatistics } from '../device/statistics.js';
+import { closeAll } from './close-all.js';
+import { acquireQueueThreads, releaseQueueThreads } from './process-hosts.js';
+import { createVduseBlkExport, type VduseBlkExport } from './vduse-export.js';
+
+export interface DiskOptions {
+  /** The VDUSE device's name; made of the image's name when absent. */
+  readonly name?: string;
+  readonly readOnly?: boolean;
+  /** Up to 20 bytes, under which udev finds the disk in /dev/disk/by-id; the device's name when absent. */
+  readonly serial?: string;
+  /** Queues of the device; 1 when absent. More let more cores submit at once. */
+  readonly queues?: number;
+  /** Elements of each queue, a power of two; 256 when absent. */
+  readonly queueSize?: number;
+  /** Bytes, 512 to 4096; what the image takes when absent. */
+  readonly blockSize?: number;
+  /** `virtio`, the default: /dev/vdX. `vhost`: /dev/vhost-vdpa-N, for a virtual machine. False: not on the bus. */
+  readonly attach?: 'virtio' | 'vhost' | false;
+  /** Names of queue threads, used cyclically for the queues; a pool of one per core when absent. */
+  readonly threads?: readonly string[];
+  /** Where messages go; nowhere when absent. */
+  readonly logger?: Logger;
+}
+
+export interface ExportedDisk {
+  readonly name: string;
+  /** `/dev/vdX`, or `/dev/vhost-vdpa-N`; undefined when it is not attached. */
+  readonly path: string | undefined;
+  /** Bytes. */
+  readonly size: number;
+  readonly readOnly: boolean;
+  readonly statistics: DeviceStatistics;
+  /** Resolves when the disk is gone, whatever ended it. */
+  readonly closed: Promise<void>;
+  /** Changes the size, in bytes; whoever uses the disk sees it at once. */
+  resize(size: number): Promise<void>;
+  /** Takes the disk away after the requests in flight have ended. */
+  close(): Promise<void>;
+}
+
+/** What a path stands for: a disk is taken as a disk, everything else as an image file. */
+export function fileNodeOptions(filename: string, nodeName: string): FileNodeOptions {
+  const isDisk = statSync(filename, { throwIfNoEntry: false })?.isBlockDevice() === true;
+  return { driver: isDisk ? 'host_device' : 'file', filename, nodeName, discard: 'unmap' };
+}
+
+/** A device name of a path's last part, with what such a name can't have replaced. */
+export function deviceNameFor(source: string): string {
+  const stem = basename(source).replace(/\.(img|raw|disk)$/i, '');
+  const name = stem.replace(/[^\w.-]/g, '-').replace(/^\.+/, '');
+  return name === '' || name === 'control' ? `disk-${randomBytes(3).toString('hex')}` : name.slice(0, 64);
+}
+
+async function openSource(
+  source: string | BlockNodeOptions | BlockSource,
+  options: DiskOptions,
+): Promise<{ node: BlockNode; name: string }> {
+  const readOnly = options.readOnly ?? false;
+  if (typeof source === 'string') {
+    const name = options.name ?? deviceNameFor(source);
+    return { name, node: await openBlockNode({ ...fileNodeOptions(source, name), readOnly }) };
+  }
+  if (isBlockSource(source)) {
+    const driver = source.driverName;
+    const name = options.name ?? deviceNameFor(driver);
+    const device = await source.openDevice();
+    return { name, node: openLocalNode({ nodeName: name, driver, device, readOnly }) };
+  }
+  const name = options.name ?? deviceNameFor(source.nodeName);
+  return { name, node: await openBlockNode({ ...source, readOnly: source.readOnly ?? readOnly }) };
+}
+
+class Disk implements ExportedDisk {
+  readonly #node: BlockNode;
+  readonly #export: VduseBlkExport;
+  readonly closed: Promise<void>;
+  #closing: Promise<void> | undefined;
+
+  constructor(node: BlockNode, blockExport: VduseBlkExport) {
+    this.#node = node;
+    this.#export = blockExport;
+    this.closed = blockExport.closed;
+  }
+
+  get name(): string {
+    return this.#export.deviceName;
+  }
+
+  get path(): string | undefined {
+    const { attached } = this.#export;
+    return attached?.blockDevice ?? attached?.vhostDevice;
+  }
+
+  get size(): number {
+    return this.#node.size;
+  }
+
+  get readOnly(): boolean {
+    return !this.#export.writable;
+  }
+
+  get statistics(): DeviceStatistics {
+    return this.#export.statistics;
+  }
+
+  async resize(size: number): Promise<void> {
+    await this.#node.resize(size);
+    this.#export.resized();
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= closeAll([
+      () => this.#export.close({ hard: true }),
+      () => this.#node.close(),
+      releaseQueueThreads,
+    ]);
+    return this.#closing;
+  }
+}
+
+/**
+ * Gives a disk to this machine: an image's or disk's path, a block node's options, or a block driver of
+ * your own (defineBlockDriver). Needs Linux's VDUSE and its privileges. When it throws, nothing is left.
+ */
+export async function exportDisk(
+  source: string | BlockNodeOptions | BlockSource,
+  options: DiskOptions = {},
+): Promise<ExportedDisk> {
+  const { node, name } = await openSource(source, options);
+  const hosts = acquireQueueThreads();
+  try {
+    const { queues, queueSize, blockSize, threads } = options;
+    const attach = options.attach ?? 'virtio';
+    const blockExport = await createVduseBlkExport(
+      {
+        id: name,
+        node,
+        name,
+        writable: !node.readOnly,
+        serial: options.serial ?? name.slice(0, 20),
+        ...(queues === undefined ? {} : { queueCount: queues }),
+        ...(queueSize === undefined ? {} : { queueSize }),
+        ...(blockSize === undefined ? {} : { logicalBlockSize: blockSize }),
+        ...(threads === undefined ? {} : { threads }),
+        ...(attach === false ? {} : { attach }),
+      },
+      { hosts, logger: options.logger ?? silentLogger },
+    );
+    return new Disk(node, blockExport);
+  } catch (error) {
+    await closeAll([() => node.close(), releaseQueueThreads]);
+    if (error instanceof VduseError && error.code === 'ALREADY_EXISTS' && options.name === undefined) {
+      throw new VduseError('ALREADY_EXISTS', error.message, {
+        cause: error,
+        hint: "The name was made of the image's; give one of your own.",
+      });
+    }
+    throw error;
+  }
+}

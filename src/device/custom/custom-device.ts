@@ -1,0 +1,136 @@
+/** A virtio device of any kind, of which the user writes the requests and the library does the rest. */
+import { VduseError } from '../../base/errors.js';
+import { limits } from '../../base/limits.js';
+import type { MemoryRegion } from '../../memory/guest-memory.js';
+import { RING_F } from '../../virtqueue/layout.js';
+import type { QueueHost, QueueHosts } from '../queue-host.js';
+import { nextQueueId } from '../queue-id.js';
+import { QueueField, SharedDeviceState } from '../statistics.js';
+import type {
+  Activation,
+  DeviceListener,
+  QuiesceOptions,
+  QuiesceResult,
+  VirtioDevice,
+} from '../virtio-device.js';
+import { type RequestFunction, registerRequestFunction } from './custom-requests.js';
+
+export interface DeviceDefinition {
+  /** Virtio's number of the device type (virtio 1.3, 5): 1 network, 2 block. The driver decides which it takes. */
+  readonly deviceId: number;
+  /** The device type's own feature bits; those of the queues are added. */
+  readonly features?: bigint;
+  /** The configuration space. */
+  readonly config?: Uint8Array;
+  readonly queueCount: number;
+  /** Elements of each queue, a power of two; 256 when absent. */
+  readonly queueSize?: number;
+  /** Called for every request, also before earlier ones have ended. */
+  readonly onRequest: RequestFunction;
+  /** Called for a request whose function threw; it was answered with nothing. */
+  readonly onError?: (error: unknown) => void;
+}
+
+const ringFeatures = [RING_F.INDIRECT_DESC, RING_F.EVENT_IDX, RING_F.VERSION_1].reduce(
+  (features, bit) => features | (1n << BigInt(bit)),
+  0n,
+);
+
+export class CustomDevice implements VirtioDevice {
+  readonly deviceId: number;
+  readonly vendorId = 0;
+  readonly deviceFeatures: bigint;
+  readonly queueCount: number;
+  readonly queueSizeMax: number;
+  readonly #host: QueueHost;
+  readonly #key: number;
+  readonly #onError: (error: unknown) => void;
+  readonly #shared: SharedDeviceState;
+  readonly #running = new Map<number, number>();
+  #config: Uint8Array;
+  #listener: DeviceListener | undefined;
+
+  /** Throws INVALID_ARGUMENT for numbers out of range. */
+  constructor(definition: DeviceDefinition, hosts: QueueHosts) {
+    const { queueCount } = definition;
+    if (!Number.isInteger(queueCount) || queueCount < 1 || queueCount > limits.queueCountMax) {
+      throw new VduseError(
+        'INVALID_ARGUMENT',
+        `a device of ${queueCount} queues: 1 to ${limits.queueCountMax} can be`,
+      );
+    }
+    this.deviceId = definition.deviceId;
+    this.deviceFeatures = (definition.features ?? 0n) | ringFeatures;
+    this.queueCount = queueCount;
+    this.queueSizeMax = definition.queueSize ?? 256;
+    this.#config = definition.config ?? new Uint8Array(8);
+    this.#host = hosts.local();
+    this.#key = registerRequestFunction(definition.onRequest);
+    this.#onError = definition.onError ?? (() => {});
+    this.#shared = new SharedDeviceState({ queueCount });
+  }
+
+  get config(): Uint8Array {
+    return this.#config;
+  }
+
+  /** Changes the configuration space, and interrupts the driver for it. */
+  setConfig(config: Uint8Array): void {
+    this.#config = config;
+    this.#listener?.onConfigChange();
+  }
+
+  setListener(listener: DeviceListener | undefined): void {
+    this.#listener = listener;
+  }
+
+  async activate(activation: Activation): Promise<void> {
+    const { features, memory } = activation;
+    try {
+      for (const queue of activation.queues) {
+        const id = nextQueueId();
+        const spec = {
+          kind: 'custom',
+          id,
+          queue,
+          features,
+          memory,
+          shared: this.#shared.buffer,
+          key: this.#key,
+        } as const;
+        await this.#host.start(spec, {
+          onBroken: (reason) => this.#listener?.onNeedsReset(reason),
+          onMemoryMiss: () => this.#listener?.onMemoryMiss(),
+          onErrors: () => {},
+          onFailure: this.#onError,
+        });
+        this.#running.set(queue.index, id);
+      }
+    } catch (error) {
+      await this.quiesce({ timeoutMs: 0 });
+      throw error;
+    }
+  }
+
+  async quiesce(options: QuiesceOptions): Promise<QuiesceResult> {
+    const running = [...this.#running];
+    this.#running.clear();
+    const stops = await Promise.all(
+      running.map(async ([index, id]) => ({ index, ...(await this.#host.stop(id, options.timeoutMs)) })),
+    );
+    return {
+      drained: stops.every((stop) => stop.drained),
+      availIndices: new Map(stops.map((stop) => [stop.index, stop.availIndex])),
+    };
+  }
+
+  updateMemory(regions: readonly MemoryRegion[]): void {
+    for (const id of this.#running.values()) {
+      this.#host.updateMemory(id, regions);
+    }
+  }
+
+  availIndex(queue: number): number {
+    return this.#shared.queue(queue)[QueueField.AVAIL_INDEX];
+  }
+}

@@ -1,0 +1,122 @@
+/**
+ * Runs a user's device: hands each request's bytes to its function and writes the answer into the driver's
+ * buffers. The data is copied, because user code may keep what it is given.
+ */
+import { addressOf } from '../../native/ffi.js';
+import { copyMemory } from '../../native/memory.js';
+import type { Reactor } from '../../reactor/reactor.js';
+import type { DescriptorChain } from '../../virtqueue/descriptor-chain.js';
+import type { ChainHandler, DeviceQueue, DeviceQueueSpec } from '../device-queue.js';
+import { QueueField } from '../statistics.js';
+
+export interface DeviceRequest {
+  /** The queue that it came from. */
+  readonly queue: number;
+  /** The features that the driver accepted. */
+  readonly features: bigint;
+  /** What the driver wrote: a copy, the device's to keep. */
+  readonly data: Uint8Array;
+  /** How many bytes an answer may have. */
+  readonly writableBytes: number;
+}
+
+/** Ends a request with the bytes to write for the driver; nothing is an empty answer. */
+export type RequestFunction = (
+  request: DeviceRequest,
+) => Promise<Uint8Array | undefined> | Uint8Array | undefined;
+
+export interface CustomQueueSpec extends DeviceQueueSpec {
+  readonly kind: 'custom';
+  /** The device's number in the main thread's table. */
+  readonly key: number;
+}
+
+export interface CustomRequestsContext {
+  readonly reactor: Reactor;
+  readonly onFailure: (error: unknown) => void;
+}
+
+/** The functions of the devices that exist, by the number in their CustomQueueSpec. */
+const functions = new Map<number, RequestFunction>();
+let nextKey = 1;
+
+export function registerRequestFunction(handle: RequestFunction): number {
+  functions.set(nextKey, handle);
+  return nextKey++;
+}
+
+interface Segment {
+  readonly address: number;
+  readonly length: number;
+}
+
+export class CustomRequests implements ChainHandler {
+  readonly #spec: CustomQueueSpec;
+  readonly #queue: DeviceQueue;
+  readonly #context: CustomRequestsContext;
+  readonly #handle: RequestFunction;
+
+  constructor(spec: CustomQueueSpec, queue: DeviceQueue, context: CustomRequestsContext) {
+    const handle = functions.get(spec.key);
+    if (handle === undefined) {
+      throw new Error(`no device is registered under ${spec.key} on this thread`);
+    }
+    this.#spec = spec;
+    this.#queue = queue;
+    this.#context = context;
+    this.#handle = handle;
+  }
+
+  onChain(head: number, chain: DescriptorChain): undefined {
+    const data = new Uint8Array(new ArrayBuffer(chain.readableBytes));
+    let at = 0;
+    for (let n = 0; n < chain.readableCount; n++) {
+      copyMemory(addressOf(data) + at, chain.hostAddress[n], chain.length[n]);
+      at += chain.length[n];
+    }
+    const room: Segment[] = [];
+    for (let n = chain.readableCount; n < chain.count; n++) {
+      room.push({ address: chain.hostAddress[n], length: chain.length[n] });
+    }
+    this.#queue.counters[QueueField.WRITE_BYTES] += data.length;
+    const request: DeviceRequest = {
+      queue: this.#spec.queue.index,
+      features: this.#spec.features,
+      data,
+      writableBytes: chain.writableBytes,
+    };
+    this.#run(request).then(
+      (answer) => this.#complete(head, room, answer),
+      (error: unknown) => {
+        this.#queue.counters[QueueField.ERRORS]++;
+        this.#context.onFailure(error);
+        this.#complete(head, room, undefined);
+      },
+    );
+  }
+
+  /** Promises can't be cancelled; the queue gives up on them when its time is over. */
+  cancel(): void {}
+
+  close(): void {}
+
+  async #run(request: DeviceRequest): Promise<Uint8Array | undefined> {
+    return this.#handle(request);
+  }
+
+  #complete(head: number, room: readonly Segment[], answer: Uint8Array | undefined): void {
+    let written = 0;
+    if (answer !== undefined && !this.#queue.abandoned) {
+      for (const { address, length } of room) {
+        const piece = Math.min(length, answer.length - written);
+        if (piece > 0) {
+          copyMemory(address, addressOf(answer) + written, piece);
+          written += piece;
+        }
+      }
+      this.#queue.counters[QueueField.READ_BYTES] += written;
+    }
+    this.#queue.complete(head, written);
+    this.#context.reactor.wake();
+  }
+}

@@ -1,0 +1,266 @@
+// Hot file: synchronous, no allocation per request, no throw after construction.
+/**
+ * One virtqueue at work, for every kind of device: takes chains and hands them to the device's handler, shows
+ * the driver what was used, sleeps and wakes by kicks, and stops. One queue, one owner thread.
+ */
+import { GuestMemory, type MemoryRegion } from '../memory/guest-memory.js';
+import { Errno } from '../native/errno.js';
+import { createNotifier, type Notifier } from '../native/notifier.js';
+import { type EventSource, Reactor } from '../reactor/reactor.js';
+import type { DescriptorChain } from '../virtqueue/descriptor-chain.js';
+import { hasFeature, RING_F } from '../virtqueue/layout.js';
+import { SplitVirtqueue } from '../virtqueue/split-virtqueue.js';
+import { QueueField, SharedDeviceState } from './statistics.js';
+import type { QueueActivation } from './virtio-device.js';
+
+/** What every kind of queue needs to run: plain data. */
+export interface DeviceQueueSpec {
+  /** Unique in the process. */
+  readonly id: number;
+  readonly queue: QueueActivation;
+  /** The features that the driver accepted. */
+  readonly features: bigint;
+  readonly memory: readonly MemoryRegion[];
+  /** SharedDeviceState's buffer. */
+  readonly shared: SharedArrayBuffer;
+}
+
+export interface DeviceQueueContext {
+  readonly reactor: Reactor;
+  /** The driver broke the ring. The queue has stopped taking requests. */
+  readonly onBroken: (reason: string) => void;
+  /** A descriptor names memory that is not in the map. The queue waits for updateMemory. */
+  readonly onMemoryMiss: () => void;
+  /** The queue was asked to stop, and nothing is in flight any more. */
+  readonly onDrained: () => void;
+}
+
+/** The device's part of a queue: what to do with a request. */
+export interface ChainHandler {
+  /**
+   * Takes a request; the chain is valid during the call only. It ends with `complete(head, …)`, now or later.
+   * Returns what is wrong with a chain that can't even be answered, which breaks the queue.
+   */
+  onChain(head: number, chain: DescriptorChain): string | undefined;
+  /** Asks for the end of what is in flight. */
+  cancel(): void;
+  /** Releases what the handler holds. Not drained: what is in flight may still use it. */
+  close(drained: boolean): void;
+}
+
+/** Chains taken per poll, so that queues which share a thread take turns. */
+const batchMax = 128;
+const tokenKick = 0;
+const tokenCancelled = 1;
+
+export class DeviceQueue implements EventSource {
+  readonly memory: GuestMemory;
+  readonly size: number;
+  readonly shared: SharedDeviceState;
+  /** The queue's block of the shared counters, by QueueField. */
+  readonly counters: Float64Array;
+  readonly #spec: DeviceQueueSpec;
+  readonly #context: DeviceQueueContext;
+  readonly #reactor: Reactor;
+  readonly #queue: SplitVirtqueue;
+  readonly #chain: DescriptorChain;
+  readonly #notifier: Notifier;
+  #handler: ChainHandler | undefined;
+  #source = -1;
+  /** Heads that were popped, and which of them is next. */
+  readonly #heads = new Uint16Array(batchMax);
+  #headCount = 0;
+  #headNext = 0;
+  #inFlight = 0;
+  #taking = true;
+  /** Waiting for a memory map that has the next head's buffers. */
+  #missing = false;
+  #stopping = false;
+  #abandoned = false;
+
+  /** Throws PROTOCOL where the rings are not in mapped memory. */
+  constructor(spec: DeviceQueueSpec, context: DeviceQueueContext) {
+    const { queue, features } = spec;
+    this.#spec = spec;
+    this.#context = context;
+    this.#reactor = context.reactor;
+    this.memory = new GuestMemory(spec.memory);
+    this.#queue = new SplitVirtqueue(
+      {
+        ...queue,
+        eventIdx: hasFeature(features, RING_F.EVENT_IDX),
+        indirect: hasFeature(features, RING_F.INDIRECT_DESC),
+      },
+      this.memory,
+    );
+    this.size = queue.size;
+    this.#chain = this.#queue.createChain();
+    this.#notifier = createNotifier(queue.notifier);
+    this.shared = new SharedDeviceState(spec.shared);
+    this.counters = this.shared.queue(queue.index);
+    this.counters[QueueField.IN_FLIGHT] = 0;
+    this.counters[QueueField.AVAIL_INDEX] = this.#queue.availIndex;
+  }
+
+  get availIndex(): number {
+    return this.#queue.availIndex;
+  }
+
+  /** Whether what completes now must touch neither guest memory nor the ring. */
+  get abandoned(): boolean {
+    return this.#abandoned;
+  }
+
+  /** Starts to take requests, those that wait already included. */
+  start(handler: ChainHandler): void {
+    this.#handler = handler;
+    this.#source = this.#reactor.add(this);
+    this.#reactor.armPoll(this.#spec.queue.kickFd, this.#source, tokenKick);
+    this.#queue.disableNotifications();
+  }
+
+  /** Ends a request: stages its used element, with the bytes written into the chain. */
+  complete(head: number, writtenLength: number): void {
+    this.#inFlight--;
+    if (!this.#abandoned) {
+      this.#queue.addUsed(head, writtenLength);
+    }
+    this.#drainIfIdle();
+  }
+
+  /** Takes no more requests; onDrained comes when none is in flight, maybe at once. */
+  stop(): void {
+    this.#taking = false;
+    this.#stopping = true;
+    this.#drainIfIdle();
+  }
+
+  /** Asks for the end of what is in flight. */
+  cancel(): void {
+    this.#handler?.cancel();
+  }
+
+  /** Gives up what is in flight. */
+  abandon(): void {
+    this.#abandoned = true;
+  }
+
+  /** Releases what the queue holds. Nothing is in flight, or the queue was abandoned. */
+  close(): void {
+    this.#reactor.ring.prepareCancel(
+      { source: this.#source, token: tokenKick },
+      this.#source,
+      tokenCancelled,
+    );
+    this.#reactor.remove(this.#source);
+    this.#handler?.close(this.#inFlight === 0);
+  }
+
+  /** The map has grown: the head that missed gets its second and last chance. */
+  updateMemory(regions: readonly MemoryRegion[]): void {
+    this.memory.update(regions);
+    if (this.#missing && this.#taking) {
+      this.#missing = false;
+      const missed = this.#headNext;
+      this.#takeHeads();
+      if (this.#missing && this.#headNext === missed) {
+        this.#break('a descriptor names memory that is not mapped for it');
+      }
+    }
+  }
+
+  // EventSource
+
+  poll(): number {
+    if (!this.#taking || this.#missing) {
+      return 0;
+    }
+    const count = this.#queue.popAvailable(this.#heads);
+    if (count < 0) {
+      this.#break('the available ring is not consistent');
+      return 0;
+    }
+    this.#headCount = count;
+    this.#headNext = 0;
+    this.#takeHeads();
+    return count;
+  }
+
+  publish(): void {
+    if (this.#abandoned || !this.#queue.hasStagedUsed) {
+      return;
+    }
+    this.counters[QueueField.AVAIL_INDEX] = this.#queue.availIndex;
+    this.counters[QueueField.IN_FLIGHT] = this.#inFlight;
+    if (this.#queue.publishUsed()) {
+      this.counters[QueueField.INTERRUPTS]++;
+      this.#notifier.notify();
+    }
+  }
+
+  prepareToSleep(): boolean {
+    if (!this.#taking || this.#missing) {
+      return false;
+    }
+    this.counters[QueueField.IN_FLIGHT] = this.#inFlight;
+    if (!this.#queue.enableNotifications()) {
+      return false;
+    }
+    this.#queue.disableNotifications();
+    return true;
+  }
+
+  onCompletion(token: number, _result: number, flags: number): void {
+    if (token !== tokenKick) {
+      return;
+    }
+    this.#queue.disableNotifications();
+    if (!Reactor.isArmed(flags) && this.#taking) {
+      this.#reactor.armPoll(this.#spec.queue.kickFd, this.#source, tokenKick);
+    }
+  }
+
+  #takeHeads(): void {
+    while (this.#headNext < this.#headCount && this.#taking && !this.#missing) {
+      if (this.#take(this.#heads[this.#headNext])) {
+        this.#headNext++;
+      }
+    }
+    if (this.#missing) {
+      this.#context.onMemoryMiss();
+    }
+  }
+
+  /** False: the head's memory is not in the map yet. */
+  #take(head: number): boolean {
+    const result = this.#queue.readChain(head, this.#chain);
+    if (result === -Errno.EFAULT) {
+      this.#missing = true;
+      return false;
+    }
+    if (result < 0) {
+      this.#break('a descriptor chain is malformed');
+      return true;
+    }
+    this.#inFlight++;
+    const wrong = this.#handler?.onChain(head, this.#chain);
+    if (wrong !== undefined) {
+      this.#inFlight--;
+      this.#break(wrong);
+    }
+    return true;
+  }
+
+  #break(reason: string): void {
+    this.#taking = false;
+    this.#context.onBroken(`queue ${this.#spec.queue.index}: ${reason}`);
+  }
+
+  #drainIfIdle(): void {
+    if (this.#stopping && this.#inFlight === 0) {
+      this.#stopping = false;
+      this.publish();
+      this.#context.onDrained();
+    }
+  }
+}
