@@ -1,0 +1,123 @@
+/** The exports of a daemon by id, from their creation to whatever ends them. */
+import { errorMessage, VduseError } from '../base/errors.js';
+import type { Logger } from '../base/log.js';
+import type { BlockNode } from '../block/node.js';
+import type { BlockExport, VduseBlkExportOptions } from './block-export.js';
+import { identifierHint, isIdentifier } from './identifier.js';
+import type { ExportRequest } from './options/export-options.js';
+
+export type ExportRemoveMode = 'safe' | 'hard';
+
+export interface ExportTableOptions {
+  readonly create: (options: VduseBlkExportOptions) => Promise<BlockExport>;
+  /** Called when an export is gone, whatever ended it. */
+  readonly onDeleted: (id: string) => void;
+  readonly logger: Logger;
+}
+
+interface ExportEntry {
+  readonly blockExport: BlockExport;
+  /** Its iothread objects. */
+  readonly iothreads: readonly string[];
+  /** Settles when the export has ended and is no longer in the table. */
+  readonly gone: Promise<void>;
+}
+
+export class ExportTable {
+  readonly #options: ExportTableOptions;
+  readonly #entries = new Map<string, ExportEntry>();
+
+  constructor(options: ExportTableOptions) {
+    this.#options = options;
+  }
+
+  /** The newest first, as QEMU lists them. */
+  get exports(): BlockExport[] {
+    return [...this.#entries.values()].map((entry) => entry.blockExport).reverse();
+  }
+
+  exportsOf(node: BlockNode): BlockExport[] {
+    return this.exports.filter((blockExport) => blockExport.node === node);
+  }
+
+  usesIothread(id: string): boolean {
+    return [...this.#entries.values()].some((entry) => entry.iothreads.includes(id));
+  }
+
+  /** Throws before it looks at anything else when the id can't be used. */
+  checkId(id: string): void {
+    if (!isIdentifier(id)) {
+      throw new VduseError('INVALID_ARGUMENT', 'Invalid block export id', { hint: identifierHint });
+    }
+    if (this.#entries.has(id)) {
+      throw new VduseError('ALREADY_EXISTS', `Block export id '${id}' is already in use`);
+    }
+  }
+
+  async add(request: ExportRequest, node: BlockNode): Promise<BlockExport> {
+    const { type: _, nodeName, writable = false, iothreads = [], ...rest } = request;
+    if (writable && node.readOnly) {
+      throw new VduseError('IMAGE_READ_ONLY', 'Cannot export read-only node as writable', {
+        hint: `node '${nodeName}' is read-only: export it with writable=off`,
+      });
+    }
+    if (writable && this.exportsOf(node).some((other) => other.writable)) {
+      this.#options.logger.warn(
+        `export ${request.id}: node ${nodeName} has another writable export; only front-ends that share a disk knowingly keep its contents whole`,
+      );
+    }
+    const threads = iothreads.length === 0 ? {} : { threads: iothreads };
+    const blockExport = await this.#options.create({ ...rest, node, writable, ...threads });
+    const gone = blockExport.closed.then(() => {
+      this.#entries.delete(request.id);
+      this.#options.onDeleted(request.id);
+    });
+    this.#entries.set(request.id, { blockExport, iothreads, gone });
+    return blockExport;
+  }
+
+  /** What can be said at once about a deletion that may have to wait for its turn. */
+  checkDeletable(id: string): void {
+    const entry = this.#entries.get(id);
+    if (entry === undefined) {
+      throw new VduseError('NOT_FOUND', `Export '${id}' is not found`);
+    }
+    if (entry.blockExport.shuttingDown) {
+      throw new VduseError('BUSY', `Export '${id}' is already shutting down`);
+    }
+  }
+
+  async delete(id: string, mode: ExportRemoveMode): Promise<void> {
+    this.checkDeletable(id);
+    const entry = this.#entries.get(id)!;
+    try {
+      await entry.blockExport.close({ hard: mode === 'hard' });
+    } catch (error) {
+      if (error instanceof VduseError && error.code === 'BUSY') {
+        throw new VduseError('BUSY', `export '${id}' still in use`, {
+          cause: error,
+          hint: "Use mode='hard' to force client disconnect",
+        });
+      }
+      throw error;
+    }
+    await entry.gone;
+  }
+
+  /** Ends all exports, whoever uses them. Returns whether all of them ended. */
+  async closeAll(): Promise<boolean> {
+    const results = await Promise.all(
+      [...this.#entries.values()].map(async ({ blockExport, gone }) => {
+        try {
+          await blockExport.close({ hard: true });
+          await gone;
+          return true;
+        } catch (error) {
+          this.#options.logger.error(`export ${blockExport.id} did not end: ${errorMessage(error)}`);
+          return false;
+        }
+      }),
+    );
+    return results.every((ended) => ended);
+  }
+}

@@ -1,0 +1,45 @@
+/** The objects that users create: iothreads, whose names exports refer to, and secrets. */
+import { VduseError } from '../base/errors.js';
+import { identifierHint, isIdentifier } from './identifier.js';
+import type { UserObject } from './options/object-options.js';
+
+export class ObjectTable {
+  readonly #objects = new Map<string, UserObject>();
+
+  add(object: UserObject): void {
+    if (!isIdentifier(object.id)) {
+      throw new VduseError('INVALID_ARGUMENT', "Parameter 'id' expects an identifier", {
+        hint: identifierHint,
+      });
+    }
+    if (this.#objects.has(object.id)) {
+      throw new VduseError(
+        'ALREADY_EXISTS',
+        `attempt to add duplicate property '${object.id}' to object (type 'container')`,
+        { hint: `there is an object with the id '${object.id}' already` },
+      );
+    }
+    this.#objects.set(object.id, object);
+  }
+
+  /** Throws NOT_FOUND unless all of them are iothreads. */
+  checkIothreads(ids: readonly string[]): void {
+    for (const id of ids) {
+      if (this.#objects.get(id)?.type !== 'iothread') {
+        throw new VduseError('NOT_FOUND', `iothread "${id}" not found`, {
+          hint: `create it before: --object iothread,id=${id}`,
+        });
+      }
+    }
+  }
+
+  delete(id: string, inUse: boolean): void {
+    if (!this.#objects.has(id)) {
+      throw new VduseError('NOT_FOUND', `object '${id}' not found`);
+    }
+    if (inUse) {
+      throw new VduseError('BUSY', `object '${id}' is in use, can not be deleted`);
+    }
+    this.#objects.delete(id);
+  }
+}

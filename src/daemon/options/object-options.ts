@@ -1,0 +1,72 @@
+/** Objects as --object and object-add write them (QEMU: qapi/qom.json, ObjectOptions). */
+import { readFileSync } from 'node:fs';
+import { z } from 'zod';
+import { errorMessage, VduseError } from '../../base/errors.js';
+import { choice, declare, struct, variants } from '../../qmp/qapi.js';
+
+export const objectOptions = declare((s) =>
+  variants('qom-type', [
+    struct({
+      'qom-type': z.literal('iothread'),
+      id: s.str,
+      // How QEMU's loop polls and batches. Queue threads here adapt by themselves; see docs/storage-daemon.md.
+      'poll-max-ns': s.int.optional(),
+      'poll-grow': s.int.optional(),
+      'poll-shrink': s.int.optional(),
+      'aio-max-batch': s.int.optional(),
+      'thread-pool-min': s.int.optional(),
+      'thread-pool-max': s.int.optional(),
+    }),
+    struct({
+      'qom-type': z.literal('secret'),
+      id: s.str,
+      data: s.str.optional(),
+      file: s.str.optional(),
+      format: choice('raw', 'base64').optional(),
+    }),
+  ]),
+);
+
+type ObjectOptions = z.output<typeof objectOptions.json>;
+
+export type UserObject =
+  | { readonly type: 'iothread'; readonly id: string }
+  | { readonly type: 'secret'; readonly id: string; readonly secret: Buffer };
+
+/** Throws INVALID_ARGUMENT, or SYSTEM_CALL when the secret's file can't be read. */
+export function toUserObject(options: ObjectOptions): UserObject {
+  if (options['qom-type'] === 'iothread') {
+    return { type: 'iothread', id: options.id };
+  }
+  return { type: 'secret', id: options.id, secret: readSecret(options) };
+}
+
+type SecretOptions = Extract<ObjectOptions, { 'qom-type': 'secret' }>;
+
+function readSecret(options: SecretOptions): Buffer {
+  const { data, file, format = 'raw' } = options;
+  if (data !== undefined && file !== undefined) {
+    throw new VduseError('INVALID_ARGUMENT', "'file' and 'data' are mutually exclusive");
+  }
+  const stored = file === undefined ? Buffer.from(data ?? missing()) : readSecretFile(file);
+  if (format === 'raw') {
+    return stored;
+  }
+  const text = stored.toString('latin1').trim();
+  if (!/^[A-Za-z0-9+/]*={0,2}$/.test(text) || text.length % 4 !== 0) {
+    throw new VduseError('INVALID_ARGUMENT', `secret '${options.id}': the data is not base64`);
+  }
+  return Buffer.from(text, 'base64');
+}
+
+function missing(): never {
+  throw new VduseError('INVALID_ARGUMENT', "Either 'file' or 'data' must be provided");
+}
+
+function readSecretFile(file: string): Buffer {
+  try {
+    return readFileSync(file);
+  } catch (error) {
+    throw new VduseError('SYSTEM_CALL', `Unable to read ${file}: ${errorMessage(error)}`, { cause: error });
+  }
+}

@@ -1,0 +1,224 @@
+/**
+ * A storage daemon: block nodes, exports of them, and monitors through which both are controlled. The command
+ * line is one way to set it up; code is another. Operations run one after the other, whoever asks for them, so
+ * none meets the half-done work of another.
+ */
+import { VduseError } from '../base/errors.js';
+import { type Logger, silentLogger } from '../base/log.js';
+import type { BlockNode, BlockNodeOptions } from '../block/node.js';
+import type { BlockExport, VduseBlkExportOptions } from './block-export.js';
+import { createCommands } from './commands.js';
+import { type ExportRemoveMode, ExportTable } from './export-table.js';
+import { MonitorTable } from './monitor-table.js';
+import { type NodeEntry, NodeTable } from './node-table.js';
+import { ObjectTable } from './object-table.js';
+import type { ChardevRequest, MonitorRequest } from './options/chardev-options.js';
+import type { ExportRequest } from './options/export-options.js';
+import type { UserObject } from './options/object-options.js';
+import { PidFile } from './pid-file.js';
+import { SerialQueue } from './serial-queue.js';
+import { qmpVersion } from './version.js';
+
+export interface StorageDaemonOptions {
+  readonly openBlockNode: (options: BlockNodeOptions) => Promise<BlockNode>;
+  readonly createVduseBlkExport: (options: VduseBlkExportOptions) => Promise<BlockExport>;
+  readonly logger?: Logger;
+}
+
+export class StorageDaemon {
+  readonly #logger: Logger;
+  readonly #queue = new SerialQueue();
+  readonly #nodes: NodeTable;
+  readonly #exports: ExportTable;
+  readonly #objects = new ObjectTable();
+  readonly #monitors: MonitorTable;
+  readonly #shutdown = new AbortController();
+  #pidFile: PidFile | undefined;
+  #endedCleanly = true;
+  #closed: Promise<void> | undefined;
+
+  constructor(options: StorageDaemonOptions) {
+    this.#logger = options.logger ?? silentLogger;
+    this.#nodes = new NodeTable(options.openBlockNode);
+    this.#exports = new ExportTable({
+      create: options.createVduseBlkExport,
+      onDeleted: (id) => this.#onExportDeleted(id),
+      logger: this.#logger,
+    });
+    this.#monitors = new MonitorTable({
+      commands: createCommands(this),
+      version: qmpVersion,
+      logger: this.#logger,
+    });
+  }
+
+  /** Aborted when somebody asked for the end: a signal, a client's `quit`, or close(). */
+  get shutdownSignal(): AbortSignal {
+    return this.#shutdown.signal;
+  }
+
+  /** Asks whoever runs the daemon to close it. Idempotent. */
+  requestShutdown(reason: string): void {
+    if (!this.#shutdown.signal.aborted) {
+      this.#logger.info(`shutting down: ${reason}`);
+      this.#shutdown.abort(new VduseError('ABORTED', `shutting down: ${reason}`));
+    }
+  }
+
+  addNode(options: BlockNodeOptions): Promise<BlockNode> {
+    return this.#operate(() => this.#nodes.add(options));
+  }
+
+  /** Throws BUSY while an export serves the node. */
+  deleteNode(nodeName: string): Promise<void> {
+    return this.#operate(() =>
+      this.#nodes.delete(nodeName, (node) => this.#exports.exportsOf(node).length > 0),
+    );
+  }
+
+  /** Changes a node's size in bytes, rounded up to a whole sector, and tells the front-ends. */
+  resizeNode(names: {
+    device?: string | undefined;
+    nodeName?: string | undefined;
+    size: number;
+  }): Promise<void> {
+    return this.#operate(async () => {
+      const node = this.#nodes.find(names);
+      await this.#nodes.resize(node, names.size);
+      for (const blockExport of this.#exports.exportsOf(node)) {
+        blockExport.resized();
+      }
+    });
+  }
+
+  get nodes(): readonly NodeEntry[] {
+    return this.#nodes.entries;
+  }
+
+  addExport(request: ExportRequest): Promise<BlockExport> {
+    return this.#operate(async () => {
+      this.#exports.checkId(request.id);
+      const node = this.#nodes.find({ nodeName: request.nodeName });
+      this.#objects.checkIothreads(request.iothreads ?? []);
+      const blockExport = await this.#exports.add(request, node);
+      this.#logger.info(
+        `export ${request.id}: node ${request.nodeName} as VDUSE device ${request.name}, ${blockExport.writable ? 'writable' : 'read-only'}`,
+      );
+      return blockExport;
+    });
+  }
+
+  /** `safe` throws BUSY while a front-end uses the export. */
+  async deleteExport(id: string, mode: ExportRemoveMode = 'safe'): Promise<void> {
+    this.#exports.checkDeletable(id);
+    await this.#operate(() => this.#exports.delete(id, mode));
+  }
+
+  get exports(): readonly BlockExport[] {
+    return this.#exports.exports;
+  }
+
+  addObject(object: UserObject): Promise<void> {
+    return this.#operate(async () => this.#objects.add(object));
+  }
+
+  /** Throws BUSY while an export uses the object. */
+  deleteObject(id: string): Promise<void> {
+    return this.#operate(async () => this.#objects.delete(id, this.#exports.usesIothread(id)));
+  }
+
+  /** With `wait` it settles when the first client has connected. */
+  addChardev(request: ChardevRequest): Promise<void> {
+    return this.#operate(async () => {
+      const chardev = await this.#monitors.addChardev(request);
+      if (request.wait) {
+        this.#logger.info(`waiting for a connection on: ${chardev.filename}`);
+        await this.#unlessShutdown(chardev.connected);
+      }
+    });
+  }
+
+  /** Clients of the monitor wait until serveMonitors() is called. */
+  addMonitor(request: MonitorRequest): Promise<void> {
+    return this.#operate(async () => this.#monitors.addMonitor(request));
+  }
+
+  /** Greets the clients of all monitors from now on. */
+  serveMonitors(): void {
+    this.#monitors.serve();
+  }
+
+  /** A QMP monitor on a Unix socket, at once: character device, monitor, and serving. */
+  async startMonitor(path: string, options: { id?: string; pretty?: boolean } = {}): Promise<void> {
+    const { id = 'qmp', pretty = false } = options;
+    await this.addChardev({ id, address: { type: 'unix', path }, server: true, wait: false });
+    await this.addMonitor({ chardev: id, pretty });
+    this.serveMonitors();
+  }
+
+  get chardevs(): readonly { id: string; filename: string; isAttached: boolean }[] {
+    return this.#monitors.chardevs;
+  }
+
+  /** Tells the process id in a file that is removed when the daemon closes. */
+  createPidFile(path: string): Promise<void> {
+    return this.#operate(async () => {
+      this.#pidFile = PidFile.create(path);
+    });
+  }
+
+  /**
+   * Ends the exports, requests in flight first, then closes the nodes, then the monitors. Never rejects: what
+   * goes wrong is logged, and the rest is closed all the same. Idempotent.
+   */
+  close(): Promise<void> {
+    this.requestShutdown('closed');
+    this.#closed ??= this.#queue.run(() => this.#closeAll());
+    return this.#closed;
+  }
+
+  /** Whether everything ended as it should have. Known once close() has settled. */
+  get endedCleanly(): boolean {
+    return this.#endedCleanly;
+  }
+
+  async #closeAll(): Promise<void> {
+    this.#endedCleanly = await this.#exports.closeAll();
+    for (const { node } of this.nodes) {
+      await this.#closeNode(node);
+    }
+    await this.#monitors.close();
+    this.#pidFile?.remove();
+  }
+
+  async #closeNode(node: BlockNode): Promise<void> {
+    try {
+      await this.#nodes.delete(node.nodeName, () => this.#exports.exportsOf(node).length > 0);
+    } catch (error) {
+      // An export that did not end may still read and write: its node stays open as long as the process lives.
+      this.#endedCleanly = false;
+      this.#logger.error({ err: error }, `block node ${node.nodeName} was not closed`);
+    }
+  }
+
+  /** Runs an operation when those before it have ended, unless the daemon is on its way out. */
+  #operate<T>(operation: () => Promise<T>): Promise<T> {
+    return this.#queue.run(() => {
+      this.#shutdown.signal.throwIfAborted();
+      return operation();
+    });
+  }
+
+  async #unlessShutdown(promise: Promise<void>): Promise<void> {
+    const { signal } = this.#shutdown;
+    await new Promise<void>((done, abort) => {
+      signal.addEventListener('abort', () => abort(signal.reason), { once: true });
+      void promise.then(done);
+    });
+  }
+
+  #onExportDeleted(id: string): void {
+    this.#logger.info(`export ${id}: ended`);
+    this.#monitors.sendEvent({ name: 'BLOCK_EXPORT_DELETED', data: { id } });
+  }
+}

@@ -1,0 +1,33 @@
+/** A QMP monitor: the front-end of a character device, one session at a time. */
+import type { Duplex } from 'node:stream';
+import { type Logger, silentLogger } from '../base/log.js';
+import type { QmpCommandTable } from './command-table.js';
+import type { QmpEvent, QmpVersion } from './protocol.js';
+import { QmpSession } from './session.js';
+
+export interface QmpMonitorOptions {
+  readonly commands: QmpCommandTable;
+  readonly version: QmpVersion;
+  readonly pretty?: boolean;
+  readonly logger?: Logger;
+}
+
+export class QmpMonitor {
+  readonly #options: QmpMonitorOptions;
+  #session: QmpSession | undefined;
+
+  constructor(options: QmpMonitorOptions) {
+    this.#options = options;
+  }
+
+  onConnection(stream: Duplex): QmpSession {
+    const { commands, version, pretty = false, logger = silentLogger } = this.#options;
+    const session = new QmpSession({ stream, commands, version, pretty, logger });
+    this.#session = session;
+    return session;
+  }
+
+  sendEvent(event: QmpEvent): void {
+    this.#session?.sendEvent(event);
+  }
+}
