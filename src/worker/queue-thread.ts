@@ -94,6 +94,8 @@ export class QueueThread implements QueueHost {
 
   /** Ends the thread. Its queues have been stopped before. */
   async close(): Promise<void> {
+    // Where nothing else keeps the process alive it would end here, and whoever waits for this never goes on.
+    this.#worker.ref();
     this.requestExit();
     await this.#exited;
     closeFd(this.#wakeFd);
