@@ -4,8 +4,8 @@
  */
 import { closeSync, fstatSync, ftruncateSync, openSync, statSync, unlinkSync, writeSync } from 'node:fs';
 import { resolve } from 'node:path';
-import { errorMessage, VduseError } from '../base/errors.js';
-import { Errno } from '../native/errno.js';
+import { VduseError } from '../base/errors.js';
+import { describeErrno, Errno } from '../native/errno.js';
 import { setOfdLock } from '../native/fd.js';
 import { systemCallError } from '../native/ffi.js';
 
@@ -65,7 +65,10 @@ function open(path: string): number {
   try {
     return openSync(path, 'a', 0o600);
   } catch (error) {
-    throw new VduseError('SYSTEM_CALL', `cannot create PID file: ${errorMessage(error)}`, { cause: error });
+    const { text } = describeErrno(-((error as NodeJS.ErrnoException).errno ?? 0));
+    throw new VduseError('SYSTEM_CALL', `cannot create PID file: Could not create '${path}': ${text}`, {
+      cause: error,
+    });
   }
 }
 

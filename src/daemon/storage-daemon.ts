@@ -172,7 +172,7 @@ export class StorageDaemon {
    * goes wrong is logged, and the rest is closed all the same. Idempotent.
    */
   close(): Promise<void> {
-    this.requestShutdown('closed');
+    this.#shutdown.abort(new VduseError('ABORTED', 'the storage daemon is closed'));
     this.#closed ??= this.#queue.run(() => this.#closeAll());
     return this.#closed;
   }

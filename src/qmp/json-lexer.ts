@@ -155,6 +155,8 @@ export class JsonLexer {
   /** The token's bytes that earlier chunks brought, in one buffer that grows: chunks may be single bytes. */
   #earlier = Buffer.allocUnsafe(256);
   #earlierBytes = 0;
+  /** The token exceeded the limit: its bytes are dropped, its end is looked for. */
+  #isOversized = false;
 
   constructor(options: { tokenBytesMax: number }) {
     this.#tokenBytesMax = options.tokenBytesMax;
@@ -190,7 +192,9 @@ export class JsonLexer {
       } else if (before === State.START || before === State.RECOVERY) {
         start = this.#position - 1;
       } else if (this.#earlierBytes + this.#position - start > this.#tokenBytesMax) {
-        return this.#take(start, 'oversized');
+        this.#isOversized = true;
+        this.#earlierBytes = 0;
+        start = this.#position;
       }
     }
     this.#keep(start);
@@ -229,6 +233,10 @@ export class JsonLexer {
       this.#earlierBytes = 0;
     }
     this.#state = State.START;
+    if (this.#isOversized) {
+      this.#isOversized = false;
+      return { type: type === 'stray' ? 'stray' : 'oversized', bytes: rest.subarray(0, 0) };
+    }
     return { type, bytes: earlier.length === 0 ? rest : Buffer.concat([earlier, rest]) };
   }
 }

@@ -24,6 +24,8 @@ export class JsonStream {
   #bytes = 0;
   #braces = 0;
   #brackets = 0;
+  /** The message exceeded a limit: its error was told, its end is looked for. */
+  #discarding = false;
 
   /** Takes the next bytes. Every message of the ones before must have been pulled. */
   push(chunk: Uint8Array): void {
@@ -53,27 +55,48 @@ export class JsonStream {
 
   #add(token: JsonToken): JsonMessage | undefined {
     if (token.type === 'stray') {
-      const text = Buffer.from(token.bytes.subarray(0, STRAY_TEXT_MAX)).toString();
-      return this.#fail(`JSON parse error, stray '${text}'`);
+      const stray = Buffer.from(token.bytes.subarray(0, STRAY_TEXT_MAX)).toString();
+      this.#reset();
+      return { error: `JSON parse error, stray '${stray}'` };
     }
     this.#bytes += token.bytes.length;
-    if (token.type === 'oversized' || this.#bytes > limits.qmpMessageBytesMax) {
-      return this.#fail('JSON token size limit exceeded');
-    }
-    if (this.#tokens.length === TOKENS_MAX) {
-      return this.#fail('JSON token count limit exceeded');
-    }
     const text = decode(token.bytes);
     if (token.type === 'structural') {
       this.#braces += text === '{' ? 1 : text === '}' ? -1 : 0;
       this.#brackets += text === '[' ? 1 : text === ']' ? -1 : 0;
-      if (this.#braces + this.#brackets > limits.jsonDepthMax) {
-        return this.#fail('JSON nesting depth limit exceeded');
-      }
     }
-    this.#tokens.push({ type: token.type, text });
-    const open = this.#braces > 0 || this.#brackets > 0;
-    return open && this.#braces >= 0 && this.#brackets >= 0 ? undefined : this.#end();
+    if (!this.#discarding && token.type !== 'oversized') {
+      this.#tokens.push({ type: token.type, text });
+    }
+    const error = this.#exceededLimit(token);
+    const isOpen = this.#braces > 0 || this.#brackets > 0;
+    if (isOpen && this.#braces >= 0 && this.#brackets >= 0) {
+      return error === undefined ? undefined : { error };
+    }
+    if (!this.#discarding) {
+      return this.#end();
+    }
+    this.#reset();
+    return error === undefined ? undefined : { error };
+  }
+
+  /** The limit that the message exceeds with this token. What follows of the message is dropped. */
+  #exceededLimit(token: JsonToken): string | undefined {
+    if (this.#discarding) {
+      return undefined;
+    }
+    this.#discarding = true;
+    if (token.type === 'oversized' || this.#bytes > limits.qmpMessageBytesMax) {
+      return 'JSON token size limit exceeded';
+    }
+    if (this.#tokens.length > TOKENS_MAX) {
+      return 'JSON token count limit exceeded';
+    }
+    if (this.#braces + this.#brackets > limits.jsonDepthMax) {
+      return 'JSON nesting depth limit exceeded';
+    }
+    this.#discarding = false;
+    return undefined;
   }
 
   #end(): JsonMessage {
@@ -89,16 +112,12 @@ export class JsonStream {
     }
   }
 
-  #fail(error: string): JsonMessage {
-    this.#reset();
-    return { error };
-  }
-
   #reset(): void {
     this.#tokens = [];
     this.#bytes = 0;
     this.#braces = 0;
     this.#brackets = 0;
+    this.#discarding = false;
   }
 }
 
@@ -114,22 +133,12 @@ function decode(bytes: Uint8Array): string | undefined {
 export function parseJsonText(text: string): JsonMessage {
   const stream = new JsonStream();
   stream.push(Buffer.from(text));
-  const messages: JsonMessage[] = [];
-  for (let message = stream.next(); message !== undefined; message = stream.next()) {
-    messages.push(message);
-    if (message.error !== undefined) {
-      return message;
-    }
+  const message = stream.next() ?? stream.flush();
+  if (message === undefined) {
+    return { error: 'Expecting a JSON value' };
   }
-  const last = stream.flush();
-  if (last?.error !== undefined) {
-    return last;
-  }
-  if (last !== undefined) {
-    messages.push(last);
-  }
-  if (messages.length > 1) {
+  if (message.error === undefined && (stream.next() ?? stream.flush()) !== undefined) {
     return { error: 'Expecting at most one JSON value' };
   }
-  return messages[0] ?? { error: 'Expecting a JSON value' };
+  return message;
 }

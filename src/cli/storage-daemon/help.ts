@@ -1,0 +1,73 @@
+/** The help text, in pieces, so that `--export help` shows only what belongs to it. */
+
+const optionHelp = {
+  blockdev: `\
+  --blockdev [driver=]file|host_device,node-name=<N>,filename=<path>
+             [,aio=threads|native|io_uring][,locking=auto|on|off]
+             [,auto-read-only=on|off][,<common options>]
+  --blockdev [driver=]null-co,node-name=<N>[,size=<bytes>]
+             [,read-zeroes=on|off][,<common options>]
+  --blockdev [driver=]memory,node-name=<N>,size=<bytes>[,<common options>]
+             common options: [,read-only=on|off][,discard=ignore|unmap]
+             [,detect-zeroes=off|on|unmap][,cache.direct=on|off]
+             [,cache.no-flush=on|off]
+                         open a block node
+`,
+  chardev: `\
+  --chardev [backend=]socket,id=<id>,path=<path>[,server=on|off][,wait=on|off]
+  --chardev [backend=]socket,id=<id>,host=<loopback>,port=<port>
+            [,server=on|off][,wait=on|off]
+                         make a socket for a monitor
+`,
+  export: `\
+  --export [type=]vduse-blk,id=<id>,node-name=<N>,name=<device name>
+           [,writable=on|off][,num-queues=<count>][,queue-size=<size>]
+           [,logical-block-size=<bytes>][,serial=<serial number>]
+           [,iothread=<id>][,attach=virtio|vhost]
+                         serve the block node as the VDUSE device
+                         /dev/vduse/<device name>; vduse-id=<number> in place
+                         of name= means the number as the name
+`,
+  monitor: `\
+  --monitor [chardev=]<id>[,mode=control][,pretty=on|off]
+                         speak QMP on a character device
+`,
+  object: `\
+  --object [qom-type=]iothread,id=<id>
+                         name a thread for the queues of exports
+  --object [qom-type=]secret,id=<id>,data=<text>|file=<path>
+           [,format=raw|base64]
+                         store a secret
+`,
+} as const;
+
+export type HelpTopic = keyof typeof optionHelp;
+
+export function helpOn(topic: HelpTopic): string {
+  return optionHelp[topic];
+}
+
+export function helpText(program: string): string {
+  return `\
+Usage: ${program} [options]
+Storage daemon: block devices in user space, controlled like qemu-storage-daemon
+
+Options that take KEY=VALUE,... also take JSON, such as
+--blockdev '{"driver":"null-co","node-name":"disk0"}'. They take effect in the
+order in which they are given.
+
+  -h, --help             show this help
+  -V, --version          show the version
+
+${optionHelp.blockdev}
+${optionHelp.chardev}
+${optionHelp.monitor}
+${optionHelp.object}
+${optionHelp.export}
+  --daemonize            run in the background; returns when the daemon is ready
+  --pidfile <path>       write the process id to a file after start-up
+  --log-format text|json how log lines on standard error look (default: text)
+  --log-level <level>    trace, debug, info, warn, error or silent (default: info)
+  -T, --trace <options>  accepted, has no effect
+`;
+}
