@@ -95,7 +95,17 @@ class VduseBlkExportImplementation implements VduseBlkExport {
   }
 
   async attach(binding: 'virtio' | 'vhost'): Promise<void> {
-    this.#attached = await attachDevice(this.#transport, binding);
+    const attached = await attachDevice(this.#transport, binding);
+    if (attached.blockDevice === undefined && attached.vhostDevice === undefined) {
+      throw new VduseError(
+        'ATTACH_FAILED',
+        `'${this.deviceName}' is on the vDPA bus, but no disk came of it`,
+        {
+          hint: 'Load the disk driver: modprobe virtio_blk. The kernel log (dmesg) tells more.',
+        },
+      );
+    }
+    this.#attached = attached;
   }
 
   close(options: { readonly hard: boolean }): Promise<void> {

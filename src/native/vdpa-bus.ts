@@ -42,7 +42,7 @@ export interface VdpaBusDevice {
   readonly driver: string | undefined;
   /** The virtio device that virtio_vdpa made, such as `virtio3`. */
   readonly virtioDevice: string | undefined;
-  /** The disk that virtio_blk made of it, such as `vda`; undefined if its probe failed or is not over. */
+  /** The disk that virtio_blk made of it, such as `/dev/vda`; undefined if its probe failed or is not over. */
   readonly blockDevice: string | undefined;
   /** The device that vhost_vdpa made, such as `/dev/vhost-vdpa-0`. */
   readonly vhostDevice: string | undefined;
@@ -63,12 +63,13 @@ function describeDevice(name: string, root: string): VdpaBusDevice {
   const driver = readLink(root, `${path}/driver`);
   const children = listDirectory(root, path);
   const virtioDevice = children.find((child) => /^virtio\d+$/.test(child));
+  const disk = virtioDevice && listDirectory(root, `${path}/${virtioDevice}/block`)[0];
   const vhostDevice = children.find((child) => /^vhost-vdpa-\d+$/.test(child));
   return {
     name,
     driver: driver === undefined ? undefined : basename(driver),
     virtioDevice,
-    blockDevice: virtioDevice && listDirectory(root, `${path}/${virtioDevice}/block`)[0],
+    blockDevice: disk && `/dev/${disk}`,
     vhostDevice: vhostDevice && `/dev/${vhostDevice}`,
   };
 }

@@ -345,12 +345,12 @@ describe('the vDPA bus', () => {
     addDevice('unbound');
     const nothing = { virtioDevice: undefined, blockDevice: undefined, vhostDevice: undefined };
     assert.deepEqual(vdpaBusDevices(root), [
-      { ...nothing, name: 'disk', driver: 'virtio_vdpa', virtioDevice: 'virtio3', blockDevice: 'vda' },
+      { ...nothing, name: 'disk', driver: 'virtio_vdpa', virtioDevice: 'virtio3', blockDevice: '/dev/vda' },
       { ...nothing, name: 'failed', driver: 'virtio_vdpa', virtioDevice: 'virtio4' },
       { ...nothing, name: 'unbound', driver: undefined },
       { ...nothing, name: 'vm', driver: 'vhost_vdpa', vhostDevice: '/dev/vhost-vdpa-0' },
     ]);
-    assert.equal(vdpaBusDevice('disk', root)?.blockDevice, 'vda');
+    assert.equal(vdpaBusDevice('disk', root)?.blockDevice, '/dev/vda');
     assert.equal(vdpaBusDevice('dis', root), undefined);
     assert.equal(vdpaBusDevice('../drivers', root), undefined);
   });

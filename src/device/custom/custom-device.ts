@@ -27,6 +27,11 @@ export interface DeviceDefinition {
   readonly queueSize?: number;
   /** Called for every request, also before earlier ones have ended. */
   readonly onRequest: RequestFunction;
+  /**
+   * Called when the driver stops the queues, before those in flight are waited for: a device that keeps
+   * requests until it has something to say (a network card's receive buffers) ends them here.
+   */
+  readonly onStop?: () => void;
   /** Called for a request whose function threw; it was answered with nothing. */
   readonly onError?: (error: unknown) => void;
 }
@@ -44,6 +49,7 @@ export class CustomDevice implements VirtioDevice {
   readonly queueSizeMax: number;
   readonly #host: QueueHost;
   readonly #key: number;
+  readonly #onStop: () => void;
   readonly #onError: (error: unknown) => void;
   readonly #shared: SharedDeviceState;
   readonly #running = new Map<number, number>();
@@ -66,6 +72,7 @@ export class CustomDevice implements VirtioDevice {
     this.#config = definition.config ?? new Uint8Array(8);
     this.#host = hosts.local();
     this.#key = registerRequestFunction(definition.onRequest);
+    this.#onStop = definition.onStop ?? (() => {});
     this.#onError = definition.onError ?? (() => {});
     this.#shared = new SharedDeviceState({ queueCount });
   }
@@ -115,6 +122,7 @@ export class CustomDevice implements VirtioDevice {
   async quiesce(options: QuiesceOptions): Promise<QuiesceResult> {
     const running = [...this.#running];
     this.#running.clear();
+    this.#onStop();
     const stops = await Promise.all(
       running.map(async ([index, id]) => ({ index, ...(await this.#host.stop(id, options.timeoutMs)) })),
     );

@@ -55,6 +55,8 @@ export class CustomRequests implements ChainHandler {
   readonly #queue: DeviceQueue;
   readonly #context: CustomRequestsContext;
   readonly #handle: RequestFunction;
+  /** Where the answers of requests in flight go, by head. */
+  readonly #room = new Map<number, readonly Segment[]>();
 
   constructor(spec: CustomQueueSpec, queue: DeviceQueue, context: CustomRequestsContext) {
     const handle = functions.get(spec.key);
@@ -78,6 +80,7 @@ export class CustomRequests implements ChainHandler {
     for (let n = chain.readableCount; n < chain.count; n++) {
       room.push({ address: chain.hostAddress[n], length: chain.length[n] });
     }
+    this.#room.set(head, room);
     this.#queue.counters[QueueField.WRITE_BYTES] += data.length;
     const request: DeviceRequest = {
       queue: this.#spec.queue.index,
@@ -95,8 +98,12 @@ export class CustomRequests implements ChainHandler {
     );
   }
 
-  /** Promises can't be cancelled; the queue gives up on them when its time is over. */
-  cancel(): void {}
+  /** Promises can't be cancelled; what they will answer is dropped, and their requests end empty. */
+  cancel(): void {
+    for (const [head, room] of [...this.#room]) {
+      this.#complete(head, room, undefined);
+    }
+  }
 
   close(): void {}
 
@@ -105,6 +112,11 @@ export class CustomRequests implements ChainHandler {
   }
 
   #complete(head: number, room: readonly Segment[], answer: Uint8Array | undefined): void {
+    if (this.#room.get(head) !== room) {
+      // It was cancelled; its head may be another request's by now.
+      return;
+    }
+    this.#room.delete(head);
     let written = 0;
     if (answer !== undefined && !this.#queue.abandoned) {
       for (const { address, length } of room) {

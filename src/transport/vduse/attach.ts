@@ -25,7 +25,7 @@ async function bindWanted(name: string, binding: VdpaBinding): Promise<AttachedD
   const found = vdpaBusDevice(name);
   const device: AttachedDevice = {
     driver: wanted,
-    blockDevice: found?.blockDevice === undefined ? undefined : `/dev/${found.blockDevice}`,
+    blockDevice: found?.blockDevice,
     vhostDevice: found?.vhostDevice,
   };
   if (
