@@ -36,10 +36,16 @@ const END = -1;
 const END_BEFORE = -2;
 const STRAY = -3;
 
-const tokenTypes: Partial<Record<number, JsonTokenType>> = {
+/** Tokens that a byte of theirs ends, by the state before it. */
+const closedTokens: Partial<Record<number, JsonTokenType>> = {
   [State.START]: 'structural',
+  [State.RECOVERY]: 'structural',
   [State.DOUBLE_QUOTED]: 'string',
   [State.SINGLE_QUOTED]: 'string',
+};
+
+/** Tokens that end where something else begins, or nothing more comes. */
+const openTokens: Partial<Record<number, JsonTokenType>> = {
   [State.KEYWORD]: 'keyword',
   [State.ZERO]: 'integer',
   [State.DIGITS]: 'integer',
@@ -175,11 +181,11 @@ export class JsonLexer {
       const before = this.#state;
       const state = step(before, this.#chunk[this.#position]);
       if (state === END_BEFORE) {
-        return this.#take(start, tokenTypes[before]!);
+        return this.#take(start, openTokens[before]!);
       }
       this.#position++;
       if (state === END) {
-        return this.#take(start, tokenTypes[before === State.RECOVERY ? State.START : before]!);
+        return this.#take(start, closedTokens[before]!);
       }
       if (state === STRAY) {
         const token = this.#take(start, 'stray');
@@ -206,7 +212,7 @@ export class JsonLexer {
     if (this.#state === State.START || this.#state === State.RECOVERY) {
       return undefined;
     }
-    return this.#take(this.#position, tokenTypes[this.#state] ?? 'stray');
+    return this.#take(this.#position, openTokens[this.#state] ?? 'stray');
   }
 
   #keep(start: number): void {
