@@ -49,8 +49,8 @@ export class QmpClient {
     return client;
   }
 
-  /** The next message, undefined at the end of the connection. */
-  async next(): Promise<Message | undefined> {
+  /** The next line, undefined at the end of the connection. */
+  async readLine(): Promise<string | undefined> {
     const deadline = delay(ANSWER_MS_MAX, 'late', { ref: false });
     while (this.#lines.length === 0 && !this.#ended) {
       const woken = new Promise<void>((wake) => {
@@ -58,7 +58,12 @@ export class QmpClient {
       });
       assert.notEqual(await Promise.race([woken, deadline]), 'late', 'no answer came');
     }
-    const line = this.#lines.shift();
+    return this.#lines.shift();
+  }
+
+  /** The next message, undefined at the end of the connection. */
+  async next(): Promise<Message | undefined> {
+    const line = await this.readLine();
     return line === undefined ? undefined : (JSON.parse(line) as Message);
   }
 

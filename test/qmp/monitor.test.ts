@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { chmodSync, existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, linkSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -33,7 +33,10 @@ function createCommands(): QmpCommandTable {
     executed.push(text);
     return text;
   });
-  commands.addQuery('repeat', struct({ count: s.int }), ({ count }) => 'x'.repeat(count));
+  commands.addQuery('repeat', struct({ count: s.int }), ({ count }) => {
+    executed.push('repeat');
+    return 'x'.repeat(count);
+  });
   commands.addAction('hang', struct({}), async () => {
     executed.push('hang');
     await new Promise<void>((done) => {
@@ -110,7 +113,7 @@ describe('a QMP monitor', () => {
     await openMonitor();
     const client = await openClient();
     client.send('{"execute":"echo","arguments":{"text":"1"},"id":{"a":[1,null]}}');
-    client.send('{"execute":"nope","id":null}{"id":12345678901234567890,"execute":7}');
+    client.send('{"execute":"nope","id":null}{"id":"c","execute":7}');
     client.send('{"id":1}{"execute":"echo","arguments":3,"id":2}{"execute":"echo","foo":1,"id":3}[4]');
     assert.deepEqual(await client.read(), { return: '1', id: { a: [1, null] } });
     assert.deepEqual(await client.read(), {
@@ -119,7 +122,7 @@ describe('a QMP monitor', () => {
     });
     const error = (desc: string) => ({ class: 'GenericError', desc });
     assert.deepEqual(await client.read(), {
-      id: (12345678901234567890n as unknown) === undefined ? 0 : Number('12345678901234567890'),
+      id: 'c',
       error: error("QMP input member 'execute' must be a string"),
     });
     assert.deepEqual(await client.read(), { id: 1, error: error("QMP input lacks member 'execute'") });
@@ -130,6 +133,8 @@ describe('a QMP monitor', () => {
     assert.deepEqual(await client.read(), { id: 3, error: error("QMP input member 'foo' is unexpected") });
     assert.deepEqual(await client.read(), { error: error('QMP input must be a JSON object') });
     assert.ok(await client.isSilent());
+    client.send('{"execute":"echo","arguments":{"text":"1"},"id":12345678901234567890}');
+    assert.equal(await client.readLine(), '{"return": "1", "id": 12345678901234567890}');
   });
 
   it('tells the class of an error, and checks arguments', async () => {
@@ -219,8 +224,8 @@ describe('a QMP monitor', () => {
     const command = `{"execute":"repeat","arguments":{"count":1000000}}${' '.repeat(1000)}`;
     client.send(command.repeat(100));
     await delay(200);
-    // The socket's buffers hold a few answers; a hundred megabytes would have been answered otherwise.
-    assert.ok(client.socket.writableLength > 0 || client.socket.bytesWritten < command.length * 100 || true);
+    // The socket's buffers hold less than one answer.
+    assert.ok(executed.length <= 3, `${executed.length} commands were run`);
     for (let sent = 0; sent < 40; sent++) {
       monitor.sendEvent({ name: 'LARGE', data: { text: 'y'.repeat(1 << 20) } });
     }
@@ -320,7 +325,6 @@ describe('its socket', () => {
     await once(leaver, 'listening');
     // A file that outlives its listener, as after a kill -9.
     const kept = join(directory, 'kept');
-    const { linkSync } = await import('node:fs');
     linkSync(path, kept);
     await new Promise((closed) => leaver.close(closed));
     linkSync(kept, path);
