@@ -37,12 +37,19 @@ export class DeviceController {
     return this.#active;
   }
 
-  /** Throws where the step is refused; the status then stays as it was. `timeoutMs` bounds a reset. */
+  /**
+   * Throws where the step is refused; the status then stays as it was. `timeoutMs` bounds a reset, which
+   * throws TIMEOUT, done all the same, when requests in flight outlast it.
+   */
   async setStatus(status: number, timeoutMs: number): Promise<void> {
     if (status === 0) {
-      await this.stop(timeoutMs);
+      const { drained } = await this.stop(timeoutMs);
       this.#availIndices = new Map();
       this.#status = 0;
+      if (!drained) {
+        // The driver is not to reuse memory that a late transfer may still write to.
+        throw new VduseError('TIMEOUT', 'requests in flight did not end in time for the reset');
+      }
       return;
     }
     const set = status & ~this.#status;

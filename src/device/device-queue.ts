@@ -99,11 +99,12 @@ export class DeviceQueue implements EventSource {
     this.shared = new SharedDeviceState(spec.shared);
     this.counters = this.shared.queue(queue.index);
     this.counters[QueueField.IN_FLIGHT] = 0;
-    this.counters[QueueField.AVAIL_INDEX] = this.#queue.availIndex;
+    this.counters[QueueField.AVAIL_INDEX] = this.availIndex;
   }
 
+  /** The next available index to take: heads that were popped and wait for memory count as not taken. */
   get availIndex(): number {
-    return this.#queue.availIndex;
+    return (this.#queue.availIndex - (this.#headCount - this.#headNext)) & 0xffff;
   }
 
   /** Whether what completes now must touch neither guest memory nor the ring. */
@@ -190,7 +191,7 @@ export class DeviceQueue implements EventSource {
     if (this.#abandoned || !this.#queue.hasStagedUsed) {
       return;
     }
-    this.counters[QueueField.AVAIL_INDEX] = this.#queue.availIndex;
+    this.counters[QueueField.AVAIL_INDEX] = this.availIndex;
     this.counters[QueueField.IN_FLIGHT] = this.#inFlight;
     if (this.#queue.publishUsed()) {
       this.counters[QueueField.INTERRUPTS]++;

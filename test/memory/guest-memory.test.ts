@@ -194,8 +194,39 @@ describe('guest memory: maps that are refused', () => {
 
   it('refuses more regions than the limit', () => {
     const many = Array.from({ length: limits.memoryRegionsMax + 1 }, (_, n) => region(n * 16, 16));
-    assert.equal(new GuestMemory(many.slice(1)).regions.length, limits.memoryRegionsMax);
+    const memory = new GuestMemory(many.slice(1));
+    assert.equal(memory.translate(16 * limits.memoryRegionsMax, 16, MemoryAccess.READ), 4096);
     refused(many);
+  });
+});
+
+describe('guest memory: another map', () => {
+  const region = (start: number, hostAddress: number, access: MemoryAccess) => ({
+    start,
+    length: 4096,
+    hostAddress,
+    access,
+  });
+
+  it('takes the place of the old one, which is forgotten', () => {
+    const memory = new GuestMemory([
+      region(0, 4096, MemoryAccess.READ),
+      region(4096, 8192, MemoryAccess.READ),
+    ]);
+    assert.equal(memory.translate(10, 1, MemoryAccess.READ), 4106);
+    memory.update([region(0, 65536, MemoryAccess.WRITE)]);
+    assert.equal(memory.translate(10, 1, MemoryAccess.READ), 0);
+    assert.equal(memory.translate(10, 1, MemoryAccess.WRITE), 65546);
+    assert.equal(memory.contiguousLength(4096), 0);
+    memory.update([]);
+    assert.equal(memory.contiguousLength(10), 0);
+  });
+
+  it('stays the old one when the new one is refused', () => {
+    const memory = new GuestMemory([region(0, 4096, MemoryAccess.READ)]);
+    const overlapping = [region(0, 8192, MemoryAccess.READ), region(1, 8192, MemoryAccess.READ)];
+    assert.throws(() => memory.update(overlapping));
+    assert.equal(memory.translate(10, 1, MemoryAccess.READ), 4106);
   });
 });
 

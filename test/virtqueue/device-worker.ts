@@ -24,6 +24,9 @@ class EchoDevice implements EventSource {
 
   poll(): number {
     const count = this.#queue.popAvailable(this.#heads);
+    if (count < 0) {
+      throw new Error('the available ring is broken');
+    }
     for (let n = 0; n < count; n++) {
       this.#answer(this.#heads[n]);
     }
