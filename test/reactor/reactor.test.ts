@@ -322,6 +322,27 @@ describe('reactor: on the event loop', () => {
     });
   });
 
+  it('goes on without a wake while there is work, also work found in the last look', async () => {
+    await withReactor({}, async (reactor) => {
+      let left = 1000;
+      let found = 3;
+      let looks = 0;
+      reactor.add(
+        makeSource({
+          poll: () => (left > 0 ? left-- : 0),
+          prepareToSleep: () => {
+            looks++;
+            left += found > 0 ? 1 : 0;
+            return found-- > 0;
+          },
+        }),
+      );
+      reactor.attachToEventLoop();
+      await waitUntil(() => looks === 4, 'the end of the work');
+      assert.equal(left, 0);
+    });
+  });
+
   it('takes its turns when it is asked to, once for many calls', async () => {
     await withReactor({}, async (reactor) => {
       let polls = 0;

@@ -5,6 +5,7 @@ import { GuestMemory, MemoryAccess } from '../../src/memory/guest-memory.js';
 import { Errno } from '../../src/native/errno.js';
 import { ChainBuffers } from '../../src/virtqueue/chain-buffers.js';
 import { DriverVirtqueue, UsedBatch } from '../../src/virtqueue/driver-virtqueue.js';
+import { SplitVirtqueue } from '../../src/virtqueue/split-virtqueue.js';
 import { TestGuest } from '../support/guest.js';
 import { QueuePair, type QueuePairPlan } from '../support/queue-pair.js';
 import { RawRing } from '../support/raw-ring.js';
@@ -212,14 +213,22 @@ describe('driver virtqueue: configuration and reset', () => {
       pair.driver.addAvailable(chainOf(2, 1), 1);
       pair.driver.publishAvailable();
       pair.driver.disableNotifications();
+      pair.device.disableNotifications();
       pair.driver.reset(65535);
       assert.equal(pair.driver.freeDescriptors, 4);
       assert.equal(pair.driver.inFlight, 0);
       assert.equal(pair.driver.popUsed(new UsedBatch(4)), 0);
       assert.equal(pair.driver.publishAvailable(), false);
-      const again = new QueuePair({ size: 4, eventIdx, index: 65535 }, guest, [payload]);
-      again.driver.addAvailable(chainOf(1, 1), 2);
-      assert.equal(again.driver.publishAvailable(), true);
+      // A device that starts now finds notifications asked for, and asks for them itself.
+      const device = new SplitVirtqueue({ ...pair.deviceConfig, availIndex: 65535 }, pair.deviceMemory);
+      const head = pair.driver.addAvailable(chainOf(1, 1), 2);
+      assert.equal(pair.driver.publishAvailable(), true);
+      assert.equal(device.popAvailable(new Uint16Array(4)), 1);
+      device.addUsed(head, 10);
+      assert.equal(device.publishUsed(), true);
+      const batch = new UsedBatch(4);
+      assert.equal(pair.driver.popUsed(batch), 1);
+      assert.deepEqual([batch.token[0], batch.writtenLength[0]], [2, 10]);
     }
   });
 

@@ -81,6 +81,16 @@ describe('split virtqueue: configuration', () => {
     }
   });
 
+  it('refuses rings whose guest address is not aligned, wherever their memory is', () => {
+    const hostAddress = guest.hostAddress;
+    const memory = new GuestMemory([{ start: 1, length: mib, hostAddress, access: MemoryAccess.READ_WRITE }]);
+    const config = { ...pair.deviceConfig, descriptorAddress: 17, driverAddress: 4097, deviceAddress: 8193 };
+    assert.throws(
+      () => new SplitVirtqueue(config, memory),
+      (error) => error instanceof VduseError && error.code === 'PROTOCOL',
+    );
+  });
+
   it('finds aligned rings in a region that begins at an odd address', () => {
     const hostAddress = guest.hostAddress + 1;
     const memory = new GuestMemory([{ start: 1, length: mib, hostAddress, access: MemoryAccess.READ_WRITE }]);
