@@ -67,7 +67,7 @@ ${optionHelp.export}
   --daemonize            run in the background; returns when the daemon is ready
   --pidfile <path>       write the process id to a file after start-up
   --log-format text|json how log lines on standard error look (default: text)
-  --log-level <level>    trace, debug, info, warn, error or silent (default: info)
+  --log-level <level>    trace, debug, info (the default), warn, error, silent
   -T, --trace <options>  accepted, has no effect
 `;
 }
