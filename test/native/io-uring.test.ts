@@ -307,8 +307,8 @@ describe('io_uring: polls, cancellation and time', () => {
       return performance.now() - start;
     };
     assert.ok(waited(60) >= 55);
-    assert.ok(waited(0.5) < 50);
-    assert.ok(waited(0) < 50);
+    assert.ok(waited(0.5) < 400);
+    assert.ok(waited(0) < 400);
     prepareNop(1);
     assert.ok(waited(5000) < 2000);
     assert.equal(ring.reap(collector), 1);
