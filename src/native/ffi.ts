@@ -91,6 +91,7 @@ export const libcCalls = {
     'void *',
     'size_t',
   ]),
+  sysconf: bind<(name: number) => number>('sysconf', 'long', ['int']),
   syscall6: bind<(nr: number, a: number, b: number, c: number, d: number, e: number, f: number) => number>(
     'syscall',
     'long',

@@ -6,6 +6,7 @@
  * Memory order: the kernel reads sq.tail and writes cq.tail with the barriers of io_uring's ABI;
  * Atomics.store and Atomics.load on our side pair with them, once a batch.
  */
+import { limits } from '../base/limits.js';
 import { Errno } from './errno.js';
 import { closeFd } from './fd.js';
 import { addressOf, errno, libcCalls, systemCallError, viewMemory } from './ffi.js';
@@ -89,6 +90,22 @@ function setup(entries: number, params: Uint32Array): number {
   return result;
 }
 
+/** Maps both parts of a ring; when it throws, the ring is closed. */
+function mapRings(fd: number, ringLength: number, sqesLength: number): { ring: number; sqes: number } {
+  const shared = { fd, readable: true, writable: true };
+  let ring = 0;
+  try {
+    ring = mapFile({ ...shared, length: ringLength, offset: OFFSET_SQ_RING });
+    return { ring, sqes: mapFile({ ...shared, length: sqesLength, offset: OFFSET_SQES }) };
+  } catch (error) {
+    if (ring !== 0) {
+      unmap(ring, ringLength);
+    }
+    closeFd(fd);
+    throw error;
+  }
+}
+
 export class IoUring {
   readonly fd: number;
   readonly entries: number;
@@ -143,9 +160,9 @@ export class IoUring {
     this.#cqMask = cqEntries - 1;
     this.#ringLength = Math.max(offsets.sqArray + this.entries * 4, offsets.cqes + cqEntries * 16);
     this.#sqesLength = this.entries * sqeBytes;
-    const shared = { fd, readable: true, writable: true };
-    this.#ringAddress = mapFile({ ...shared, length: this.#ringLength, offset: OFFSET_SQ_RING });
-    this.#sqesAddress = mapFile({ ...shared, length: this.#sqesLength, offset: OFFSET_SQES });
+    const maps = mapRings(fd, this.#ringLength, this.#sqesLength);
+    this.#ringAddress = maps.ring;
+    this.#sqesAddress = maps.sqes;
     this.#ring = new Int32Array(viewMemory(this.#ringAddress, this.#ringLength & ~3));
     this.#sqHeadWord = offsets.sqHead >> 2;
     this.#sqTailWord = offsets.sqTail >> 2;
@@ -174,8 +191,9 @@ export class IoUring {
   }
 
   /**
-   * Prepares an entry; `submit` or `submitAndWait` starts it. A full queue is submitted first, so there is
-   * always room. `len` and `opFlags` are the operation's own (struct io_uring_sqe).
+   * Prepares an entry; `submit` or `submitAndWait` starts it. A full queue is submitted first. Returns false
+   * where the kernel takes nothing more (it is out of memory): nothing was prepared then. `len` and `opFlags`
+   * are the operation's own (struct io_uring_sqe).
    */
   prepare(
     op: number,
@@ -187,9 +205,9 @@ export class IoUring {
     sqeFlags: number,
     source: number,
     token: number,
-  ): void {
-    if (this.pending >= this.entries) {
-      this.submit();
+  ): boolean {
+    if (this.pending >= this.entries && !this.#makeRoom()) {
+      return false;
     }
     const index = this.#sqTail & this.#sqMask;
     const word = index << 4;
@@ -212,6 +230,19 @@ export class IoUring {
     sqe[word + 12] = 0;
     sqe[word + 13] = 0;
     this.#sqTail = (this.#sqTail + 1) | 0;
+    return true;
+  }
+
+  /** Gives a full queue to the kernel, again for a moment where it refuses: an entry must not be overwritten. */
+  #makeRoom(): boolean {
+    for (let attempt = 0; attempt < limits.resubmissionsMax; attempt++) {
+      this.submit();
+      if (this.pending < this.entries) {
+        return true;
+      }
+      this.submitAndWait(1);
+    }
+    return false;
   }
 
   /** fallocate has its length where others have an address, and its mode where they have a length. */
@@ -222,8 +253,8 @@ export class IoUring {
     length: number,
     source: number,
     token: number,
-  ): void {
-    this.prepare(RingOp.FALLOCATE, fd, length, mode, offset, 0, 0, source, token);
+  ): boolean {
+    return this.prepare(RingOp.FALLOCATE, fd, length, mode, offset, 0, 0, source, token);
   }
 
   /** Asks for the cancellation of every entry prepared with this source and token. */

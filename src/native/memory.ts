@@ -2,8 +2,7 @@
 import { Errno } from './errno.js';
 import { check, errno, libcCalls, systemCallError } from './ffi.js';
 
-export const pageSize = 4096;
-
+const SC_PAGESIZE = 30;
 const PROT_READ = 1;
 const PROT_WRITE = 2;
 const MAP_SHARED = 0x01;
@@ -11,6 +10,9 @@ const MAP_PRIVATE = 0x02;
 const MAP_ANONYMOUS = 0x20;
 const MAP_NORESERVE = 0x4000;
 const MFD_CLOEXEC = 1;
+
+/** Bytes: 4096 on x86-64, up to 65536 on arm64. */
+export const pageSize = libcCalls.sysconf(SC_PAGESIZE);
 
 /** MAP_FAILED is all ones; anything in the upper half of the address space is no user-space address. */
 const addressLimit = 2 ** 48;
@@ -83,7 +85,7 @@ export function fillZeroes(address: number, length: number): void {
   libcCalls.memset(address, 0, length);
 }
 
-/** The first page's worth of zeroes to compare with, kept for the life of the thread. */
+/** Zeroes to compare with, kept for the life of the thread. Only read, so they take one page of the system's. */
 const zeroBlockLength = 1 << 20;
 let zeroBlock = 0;
 

@@ -143,7 +143,7 @@ export class Reactor implements CompletionHandler {
     this.wake();
   }
 
-  /** Closes the ring. The sources have ended what they had in flight. */
+  /** Closes the ring, once, and never inside a turn. The sources have ended what they had in flight. */
   close(): void {
     this.#stopped = true;
     this.detachFromEventLoop();

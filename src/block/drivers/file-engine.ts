@@ -274,39 +274,48 @@ export class FileEngine implements BlockEngine, EventSource {
 
   #start(slot: number, step: number): void {
     this.#step[slot] = step;
+    if (!this.#prepare(slot, step)) {
+      this.#finish(slot, -Errno.ENOMEM);
+    }
+  }
+
+  #prepare(slot: number, step: number): boolean {
     const table = this.#table;
     const ring = this.#reactor.ring;
     const offset = table.offset[slot];
     const length = table.length[slot];
     switch (step) {
       case Step.TRANSFER:
-        this.#prepareTransfer(slot);
-        break;
+        return this.#prepareTransfer(slot);
       case Step.SYNC:
-        ring.prepare(RingOp.FSYNC, this.#fd, 0, 0, 0, FsyncFlag.DATASYNC, this.#sqeFlags, this.#source, slot);
-        break;
-      case Step.WRITE_ZEROES: {
-        const piece = Math.min(length, zeroBufferBytes);
-        ring.prepare(
+        return this.#entry(slot, RingOp.FSYNC, 0, 0, 0, FsyncFlag.DATASYNC);
+      case Step.WRITE_ZEROES:
+        return this.#entry(
+          slot,
           RingOp.WRITE,
-          this.#fd,
           this.#zeroBuffer,
-          piece,
+          Math.min(length, zeroBufferBytes),
           offset,
           0,
-          this.#sqeFlags,
-          this.#source,
-          slot,
         );
-        break;
-      }
       default:
-        ring.prepareFallocate(this.#fd, fallocateMode(step), offset, length, this.#source, slot);
-        break;
+        return ring.prepareFallocate(this.#fd, fallocateMode(step), offset, length, this.#source, slot);
     }
   }
 
-  #prepareTransfer(slot: number): void {
+  #entry(
+    slot: number,
+    op: number,
+    address: number,
+    length: number,
+    offset: number,
+    opFlags: number,
+  ): boolean {
+    const { ring } = this.#reactor;
+    return ring.prepare(op, this.#fd, address, length, offset, opFlags, this.#sqeFlags, this.#source, slot);
+  }
+
+  #prepareTransfer(slot: number): boolean {
     const table = this.#table;
     const write = table.op[slot] === BlockOp.WRITE;
     const durable = write && !this.#spec.noFlush && (table.flags[slot] & BlockFlag.FUA) !== 0;
@@ -325,17 +334,7 @@ export class FileEngine implements BlockEngine, EventSource {
       address = table.iovecAddress(slot);
       length = table.segmentCount[slot];
     }
-    this.#reactor.ring.prepare(
-      op,
-      this.#fd,
-      address,
-      length,
-      offset,
-      rwFlags,
-      this.#sqeFlags,
-      this.#source,
-      slot,
-    );
+    return this.#entry(slot, op, address, length, offset, rwFlags);
   }
 
   #isAligned(slot: number): boolean {
