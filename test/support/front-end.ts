@@ -1,0 +1,392 @@
+/**
+ * A front-end in this process: the driver's side of any virtio device, over memory of its own, with real
+ * eventfds, so that devices run on their real queue threads. Guest memory is laid out to be awkward: two
+ * regions that follow each other for the guest lie apart and in the other order on the host.
+ */
+import assert from 'node:assert/strict';
+import type {
+  Activation,
+  QueueActivation,
+  QuiesceResult,
+  VirtioDevice,
+} from '../../src/device/virtio-device.js';
+import { GuestMemory, MemoryAccess, type MemoryRegion } from '../../src/memory/guest-memory.js';
+import { Errno } from '../../src/native/errno.js';
+import { closeFd, createEventFd, drainEventFd, signalEventFd } from '../../src/native/fd.js';
+import { type FdWatcher, watchReadable } from '../../src/native/fd-watcher.js';
+import { ChainBuffers } from '../../src/virtqueue/chain-buffers.js';
+import { DriverVirtqueue, UsedBatch } from '../../src/virtqueue/driver-virtqueue.js';
+import {
+  availableRingBytes,
+  descriptorTableBytes,
+  RING_F,
+  usedRingBytes,
+} from '../../src/virtqueue/layout.js';
+import { TestGuest } from './guest.js';
+
+export interface FrontEndOptions {
+  /** Queues that the driver makes ready; all of the device's when absent. */
+  readonly queueCount?: number;
+  /** Elements of each queue; the device's maximum when absent. */
+  readonly queueSize?: number;
+  /** Takes features away from what the device offers. */
+  readonly without?: readonly number[];
+  /** Bytes for payload. */
+  readonly dataBytes?: number;
+  /** Descriptors of each indirect table; 16 when absent. */
+  readonly tableEntries?: number;
+  /** Where buffers begin: at odd addresses, the default, or at pages. */
+  readonly buffers?: 'odd' | 'page';
+}
+
+/** What came back for a chain: the bytes of its writable buffers, one after the other. */
+export interface Exchange {
+  readonly written: number;
+  readonly data: Uint8Array;
+}
+
+/** What the driver gives: bytes to read, and lengths of buffers to write. */
+export interface Offer {
+  readonly readable: readonly Uint8Array[];
+  readonly writable: readonly number[];
+}
+
+const ringsStart = 2 ** 40;
+const dataStart = 2 ** 20 - 4096;
+/** What writable buffers hold before: what the device did not write is seen. */
+export const untouched = 0xa5;
+
+/** Guest memory by its guest addresses, whatever region they are in. */
+export class FrontEndMemory {
+  readonly regions: readonly MemoryRegion[];
+  readonly #guest: TestGuest;
+  readonly #free = new Map<number, number[]>();
+  #next = dataStart;
+  readonly #end: number;
+
+  constructor(ringBytes: number, dataBytes: number) {
+    const rings = Math.ceil(ringBytes / 4096) * 4096;
+    const half = Math.ceil(dataBytes / 8192) * 4096;
+    const guest = new TestGuest(rings + 2 * half);
+    const access = MemoryAccess.READ_WRITE;
+    this.#guest = guest;
+    this.#end = dataStart + 2 * half;
+    this.regions = [
+      guest.region({ start: ringsStart, offset: 0, length: rings, access }),
+      guest.region({ start: dataStart, offset: rings + half, length: half, access }),
+      guest.region({ start: dataStart + half, offset: rings, length: half, access }),
+    ];
+  }
+
+  /** A piece of payload memory, aligned to its length up to a page. */
+  allocate(length: number): number {
+    const size = 2 ** Math.ceil(Math.log2(Math.max(length, 8)));
+    const free = this.#free.get(size)?.pop();
+    if (free !== undefined) {
+      return free;
+    }
+    const alignment = Math.min(size, 4096);
+    const address = Math.ceil(this.#next / alignment) * alignment;
+    this.#next = address + size;
+    assert.ok(this.#next <= this.#end, "the front-end's payload memory is used up");
+    return address;
+  }
+
+  release(address: number, length: number): void {
+    const size = 2 ** Math.ceil(Math.log2(Math.max(length, 8)));
+    const list = this.#free.get(size) ?? [];
+    list.push(address);
+    this.#free.set(size, list);
+  }
+
+  write(address: number, bytes: Uint8Array): void {
+    this.#forEachPiece(address, bytes.length, (piece, done) =>
+      piece.set(bytes.subarray(done, done + piece.length)),
+    );
+  }
+
+  fill(address: number, length: number, value: number): void {
+    this.#forEachPiece(address, length, (piece) => piece.fill(value));
+  }
+
+  read(address: number, length: number): Uint8Array {
+    const bytes = new Uint8Array(length);
+    this.#forEachPiece(address, length, (piece, done) => bytes.set(piece, done));
+    return bytes;
+  }
+
+  close(): void {
+    this.#guest.close();
+  }
+
+  #forEachPiece(address: number, length: number, use: (piece: Uint8Array, done: number) => void): void {
+    for (let done = 0; done < length; ) {
+      const at = address + done;
+      const region = this.regions.find((one) => at >= one.start && at < one.start + one.length);
+      assert.ok(region !== undefined, `guest address ${at} is in no region`);
+      const piece = Math.min(length - done, region.start + region.length - at);
+      use(this.#guest.at(region.hostAddress + at - region.start, piece), done);
+      done += piece;
+    }
+  }
+}
+
+interface Pending {
+  readonly buffers: ChainBuffers;
+  readonly release: () => void;
+  readonly resolve: (written: number) => void;
+}
+
+export interface RingPlace {
+  readonly descriptorAddress: number;
+  readonly driverAddress: number;
+  readonly deviceAddress: number;
+  readonly tablesAddress: number;
+}
+
+export class FrontEndQueue {
+  readonly index: number;
+  readonly size: number;
+  readonly place: RingPlace;
+  readonly kickFd = createEventFd();
+  readonly callFd = createEventFd();
+  /** Times that the device interrupted. */
+  interrupts = 0;
+  readonly #memory: FrontEndMemory;
+  readonly #driver: DriverVirtqueue;
+  readonly #used: UsedBatch;
+  readonly #pending = new Map<number, Pending>();
+  readonly #backlog: { token: number; pending: Pending }[] = [];
+  readonly #watcher: FdWatcher;
+  /** Bytes on both sides of a writable buffer, which must stay as they are; they also place the buffers. */
+  readonly #guardBytes: number;
+  #nextToken = 1;
+  #publishing = false;
+
+  constructor(
+    queue: { index: number; size: number; place: RingPlace },
+    features: { eventIdx: boolean; tableEntries: number; guardBytes: number },
+    memory: FrontEndMemory,
+  ) {
+    this.#guardBytes = features.guardBytes;
+    this.index = queue.index;
+    this.size = queue.size;
+    this.place = queue.place;
+    this.#memory = memory;
+    this.#used = new UsedBatch(queue.size);
+    const { tableEntries, eventIdx } = features;
+    this.#driver = new DriverVirtqueue(
+      {
+        size: queue.size,
+        ...queue.place,
+        eventIdx,
+        indirectTables:
+          tableEntries === 0 ? undefined : { address: queue.place.tablesAddress, entries: tableEntries },
+      },
+      new GuestMemory(memory.regions),
+    );
+    this.#watcher = watchReadable(this.callFd, () => this.#onCall());
+  }
+
+  get inFlight(): number {
+    return this.#pending.size - this.#backlog.length;
+  }
+
+  /** After the device was reset: what was in flight is forgotten and never settles. */
+  reset(): void {
+    this.#driver.reset();
+    this.#pending.clear();
+    this.#backlog.length = 0;
+    drainEventFd(this.kickFd);
+  }
+
+  /** Gives a chain to the device and waits for it; also when the queue is full at first. */
+  async exchange(offer: Offer): Promise<Exchange> {
+    const memory = this.#memory;
+    const guardBytes = this.#guardBytes;
+    const places: { address: number; length: number }[] = [];
+    const buffers = new ChainBuffers(offer.readable.length + offer.writable.length);
+    for (const bytes of offer.readable) {
+      const around = memory.allocate(bytes.length + guardBytes);
+      places.push({ address: around, length: bytes.length + guardBytes });
+      memory.write(around + guardBytes, bytes);
+      buffers.addReadable(around + guardBytes, bytes.length);
+    }
+    const guarded = offer.writable.map((length) => {
+      const around = memory.allocate(length + 2 * guardBytes);
+      places.push({ address: around, length: length + 2 * guardBytes });
+      memory.fill(around, length + 2 * guardBytes, untouched);
+      buffers.addWritable(around + guardBytes, length);
+      return { around, length };
+    });
+    const written = await this.#send(
+      buffers,
+      () => {
+        for (const { address, length } of places) {
+          memory.release(address, length);
+        }
+      },
+      guarded,
+    );
+    return written;
+  }
+
+  async #send(
+    buffers: ChainBuffers,
+    release: () => void,
+    guarded: readonly { around: number; length: number }[],
+  ): Promise<Exchange> {
+    const token = this.#nextToken++;
+    return new Promise((resolve, reject) => {
+      const finish = (written: number): void => {
+        try {
+          resolve({ written, data: this.#collect(guarded) });
+        } catch (error) {
+          reject(error);
+        }
+      };
+      const pending = { buffers, release, resolve: finish };
+      this.#pending.set(token, pending);
+      if (!this.#add(token, pending)) {
+        this.#backlog.push({ token, pending });
+      }
+    });
+  }
+
+  #collect(guarded: readonly { around: number; length: number }[]): Uint8Array {
+    const guardBytes = this.#guardBytes;
+    const parts = guarded.map(({ around, length }) => {
+      const all = this.#memory.read(around, length + 2 * guardBytes);
+      const isGuard = (byte: number): boolean => byte === untouched;
+      assert.ok(
+        all.subarray(0, guardBytes).every(isGuard) && all.subarray(guardBytes + length).every(isGuard),
+        'the device wrote outside the buffers that it was given',
+      );
+      return all.subarray(guardBytes, guardBytes + length);
+    });
+    return Buffer.concat(parts);
+  }
+
+  #add(token: number, pending: Pending): boolean {
+    const head = this.#driver.addAvailable(pending.buffers, token);
+    if (head === -Errno.ENOSPC) {
+      return false;
+    }
+    assert.ok(head >= 0, `a chain of ${pending.buffers.count} buffers can't be added: ${head}`);
+    if (!this.#publishing) {
+      this.#publishing = true;
+      // What one turn of the caller adds is shown, and kicked, at once.
+      queueMicrotask(() => {
+        this.#publishing = false;
+        if (this.#driver.publishAvailable()) {
+          signalEventFd(this.kickFd);
+        }
+      });
+    }
+    return true;
+  }
+
+  #onCall(): void {
+    drainEventFd(this.callFd);
+    this.interrupts++;
+    do {
+      const count = this.#driver.popUsed(this.#used);
+      assert.ok(count >= 0, 'the device broke the used ring');
+      for (let n = 0; n < count; n++) {
+        const token = this.#used.token[n];
+        const pending = this.#pending.get(token);
+        assert.ok(pending !== undefined, `token ${token} came back twice`);
+        this.#pending.delete(token);
+        pending.resolve(this.#used.writtenLength[n]);
+        pending.release();
+      }
+    } while (this.#driver.enableNotifications());
+    while (this.#backlog.length > 0 && this.#add(this.#backlog[0].token, this.#backlog[0].pending)) {
+      this.#backlog.shift();
+    }
+  }
+
+  close(): void {
+    this.#watcher.close();
+    closeFd(this.kickFd);
+    closeFd(this.callFd);
+  }
+}
+
+export class FrontEnd {
+  readonly device: VirtioDevice;
+  readonly features: bigint;
+  readonly memory: FrontEndMemory;
+  readonly queues: readonly FrontEndQueue[];
+  #availIndices: ReadonlyMap<number, number> = new Map();
+
+  /** Negotiates and makes the queues; `activate` starts the device. */
+  constructor(device: VirtioDevice, options: FrontEndOptions = {}) {
+    const without = (options.without ?? []).reduce((bits, bit) => bits | (1n << BigInt(bit)), 0n);
+    this.device = device;
+    this.features = device.deviceFeatures & ~without;
+    const has = (bit: number): boolean => ((this.features >> BigInt(bit)) & 1n) === 1n;
+    const size = options.queueSize ?? device.queueSizeMax;
+    const tableEntries = has(RING_F.INDIRECT_DESC) ? (options.tableEntries ?? 16) : 0;
+    const count = options.queueCount ?? device.queueCount;
+    let ringBytes = 0;
+    const place = (length: number): number => {
+      const at = ringBytes;
+      ringBytes = Math.ceil((at + length) / 64) * 64;
+      return ringsStart + at;
+    };
+    const places = Array.from({ length: count }, () => ({
+      descriptorAddress: place(descriptorTableBytes(size)),
+      driverAddress: place(availableRingBytes(size)),
+      deviceAddress: place(usedRingBytes(size)),
+      tablesAddress: place(tableEntries * size * 16),
+    }));
+    const memory = new FrontEndMemory(ringBytes, options.dataBytes ?? 16 << 20);
+    const guardBytes = options.buffers === 'page' ? 4096 : 7;
+    const eventIdx = has(RING_F.EVENT_IDX);
+    this.memory = memory;
+    this.queues = places.map(
+      (one, index) =>
+        new FrontEndQueue({ index, size, place: one }, { eventIdx, tableEntries, guardBytes }, memory),
+    );
+  }
+
+  activation(): Activation {
+    const queues = this.queues.map(
+      ({ index, size, place, kickFd, callFd }): QueueActivation => ({
+        index,
+        size,
+        descriptorAddress: place.descriptorAddress,
+        driverAddress: place.driverAddress,
+        deviceAddress: place.deviceAddress,
+        availIndex: this.#availIndices.get(index) ?? 0,
+        kickFd,
+        notifier: { kind: 'eventfd', fd: callFd },
+      }),
+    );
+    return { features: this.features, queues, memory: this.memory.regions };
+  }
+
+  async activate(): Promise<this> {
+    await this.device.activate(this.activation());
+    return this;
+  }
+
+  /** Stops the device; `activate` goes on where it stopped. */
+  async quiesce(timeoutMs = 5000): Promise<QuiesceResult> {
+    const result = await this.device.quiesce({ timeoutMs });
+    this.#availIndices = result.availIndices;
+    return result;
+  }
+
+  /** Stops the device and gives everything back. Not drained: the memory stays mapped. */
+  async close(timeoutMs = 5000): Promise<void> {
+    const { drained } = await this.quiesce(timeoutMs);
+    for (const queue of this.queues) {
+      queue.close();
+    }
+    if (drained) {
+      this.memory.close();
+    }
+  }
+}
