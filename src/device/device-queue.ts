@@ -50,6 +50,8 @@ export interface ChainHandler {
 
 /** Chains taken per poll, so that queues which share a thread take turns. */
 const batchMax = 128;
+/** A driver that can't be interrupted after so many turns (tens of milliseconds) has gone. */
+const notificationAttempts = 65_536;
 const tokenKick = 0;
 const tokenCancelled = 1;
 
@@ -72,6 +74,8 @@ export class DeviceQueue implements EventSource {
   #headCount = 0;
   #headNext = 0;
   #inFlight = 0;
+  /** Attempts left to notify a driver that could not be interrupted yet. */
+  #owedNotifications = 0;
   #taking = true;
   /** Waiting for a memory map that has the next head's buffers. */
   #missing = false;
@@ -188,14 +192,19 @@ export class DeviceQueue implements EventSource {
   }
 
   publish(): void {
-    if (this.#abandoned || !this.#queue.hasStagedUsed) {
+    if (this.#abandoned) {
       return;
     }
-    this.counters[QueueField.AVAIL_INDEX] = this.availIndex;
-    this.counters[QueueField.IN_FLIGHT] = this.#inFlight;
-    if (this.#queue.publishUsed()) {
-      this.counters[QueueField.INTERRUPTS]++;
-      this.#notifier.notify();
+    if (this.#queue.hasStagedUsed) {
+      this.counters[QueueField.AVAIL_INDEX] = this.availIndex;
+      this.counters[QueueField.IN_FLIGHT] = this.#inFlight;
+      if (this.#queue.publishUsed()) {
+        this.counters[QueueField.INTERRUPTS]++;
+        this.#owedNotifications = notificationAttempts;
+      }
+    }
+    if (this.#owedNotifications > 0) {
+      this.#owedNotifications = this.#notifier.notify() ? 0 : this.#owedNotifications - 1;
     }
   }
 
@@ -204,7 +213,7 @@ export class DeviceQueue implements EventSource {
       return false;
     }
     this.counters[QueueField.IN_FLIGHT] = this.#inFlight;
-    if (!this.#queue.enableNotifications()) {
+    if (this.#owedNotifications === 0 && !this.#queue.enableNotifications()) {
       return false;
     }
     this.#queue.disableNotifications();

@@ -11,7 +11,8 @@ export type NotifierSpec =
   | { readonly kind: 'none' };
 
 export interface Notifier {
-  notify(): void;
+  /** Returns false where the driver can't be interrupted now. */
+  notify(): boolean;
 }
 
 /** _IOW(0x81, 0x17, u32): VDUSE_VQ_INJECT_IRQ. */
@@ -26,9 +27,12 @@ class VduseNotifier implements Notifier {
     this.#index = new Uint32Array([index]);
   }
 
-  notify(): void {
-    // A refusal means that the driver has gone: the message that says so is on its way.
-    libcCalls.ioctlPointer(this.#fd, VQ_INJECT_IRQ, this.#index);
+  /**
+   * VDUSE takes interrupts only while its own status has DRIVER_OK, which it sets after our answer to that
+   * very step: a queue that starts with work to do can be faster.
+   */
+  notify(): boolean {
+    return libcCalls.ioctlPointer(this.#fd, VQ_INJECT_IRQ, this.#index) >= 0;
   }
 }
 
@@ -39,8 +43,9 @@ class EventFdNotifier implements Notifier {
     this.#fd = fd;
   }
 
-  notify(): void {
+  notify(): boolean {
     signalEventFd(this.#fd);
+    return true;
   }
 }
 
@@ -51,6 +56,6 @@ export function createNotifier(spec: NotifierSpec): Notifier {
     case 'eventfd':
       return new EventFdNotifier(spec.fd);
     case 'none':
-      return { notify(): void {} };
+      return { notify: () => true };
   }
 }
