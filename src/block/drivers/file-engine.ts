@@ -400,7 +400,8 @@ function fallocateMode(step: number): number {
     case Step.ZERO_RANGE:
       return FallocateMode.ZERO_RANGE | FallocateMode.KEEP_SIZE;
     case Step.ALLOCATE:
-      return 0;
+      // A file that was cut meanwhile is not to grow again.
+      return FallocateMode.KEEP_SIZE;
     default:
       return FallocateMode.PUNCH_HOLE | FallocateMode.KEEP_SIZE;
   }
