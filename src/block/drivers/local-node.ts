@@ -11,32 +11,35 @@ export interface LocalNodeOptions {
   readonly readOnly?: boolean;
 }
 
-function checkDevice(options: LocalNodeOptions, blockSize: number): void {
-  const { size } = options.device;
+function checkSize(driver: string, size: number, blockSize: number): void {
   if (!Number.isSafeInteger(size) || size < 0 || size % blockSize !== 0) {
     throw new VduseError(
       'INVALID_ARGUMENT',
-      `block driver '${options.driver}': its size of ${size} bytes is not a multiple of ${blockSize}`,
+      `block driver '${driver}': a size of ${size} bytes is not a multiple of ${blockSize}`,
     );
   }
+}
+
+function checkBlockSize(driver: string, blockSize: number): void {
   if (![512, 1024, 2048, 4096].includes(blockSize)) {
     throw new VduseError(
       'INVALID_ARGUMENT',
-      `block driver '${options.driver}': blockSize ${blockSize} must be 512, 1024, 2048 or 4096`,
+      `block driver '${driver}': blockSize ${blockSize} must be 512, 1024, 2048 or 4096`,
     );
   }
 }
 
 /** Makes a node of a user's BlockDevice. Closing the node closes the device. */
 export function openLocalNode(options: LocalNodeOptions): BlockNode {
-  const { device } = options;
+  const { device, driver } = options;
   const blockSize = device.blockSize ?? 512;
-  checkDevice(options, blockSize);
+  checkBlockSize(driver, blockSize);
+  checkSize(driver, device.size, blockSize);
   const readOnly = options.readOnly === true || device.write === undefined;
   const key = registerLocalDevice(device);
   return {
     nodeName: options.nodeName,
-    driver: options.driver,
+    driver,
     filename: undefined,
     readOnly,
     cacheDirect: false,
@@ -60,8 +63,12 @@ export function openLocalNode(options: LocalNodeOptions): BlockNode {
     },
     async resize(size: number): Promise<void> {
       if (device.resize === undefined) {
-        throw new VduseError('NOT_SUPPORTED', `block driver '${options.driver}' has no resize`);
+        throw new VduseError('NOT_SUPPORTED', `block driver '${driver}' has no resize`);
       }
+      if (readOnly) {
+        throw new VduseError('IMAGE_READ_ONLY', `cannot resize '${options.nodeName}': it is read-only`);
+      }
+      checkSize(driver, size, blockSize);
       await device.resize(size);
     },
     async close(): Promise<void> {

@@ -23,6 +23,9 @@ export function openNullNode(options: NullNodeOptions): BlockNode {
       return size;
     },
     async resize(newSize: number): Promise<void> {
+      if (readOnly) {
+        throw new VduseError('IMAGE_READ_ONLY', `cannot resize '${options.nodeName}': it is read-only`);
+      }
       checkNullSize(newSize);
       size = newSize;
     },
