@@ -192,9 +192,8 @@ export function declare<S extends z.ZodType>(build: (scalars: Scalars) => S): De
   };
 }
 
-/** The error that QEMU would have told: one only, and what is missing or wrong before what is too much. */
-function describeIssue(issues: readonly z.core.$ZodIssue[]): VduseError {
-  const issue = issues.find((candidate) => candidate.code !== 'unrecognized_keys') ?? issues[0];
+/** The error that QEMU would have told. */
+function describeIssue(issue: z.core.$ZodIssue): VduseError {
   const path = issue.path.map(String).join('.');
   const name = issue.code === 'unrecognized_keys' && path !== '' ? `${path}.` : path;
   const [message, hint] = issue.message.replaceAll(NAME, () => name).split('\n');
@@ -207,7 +206,8 @@ export function checkOptions<T>(schema: z.ZodType<T>, input: unknown): T {
   if (result.success) {
     return result.data;
   }
-  throw describeIssue(result.error.issues);
+  // QEMU tells one error, the first: what is missing or wrong in a struct before what is too much.
+  throw describeIssue(result.error.issues[0]);
 }
 
 type Defined<T> = { [K in keyof T]: Exclude<T[K], undefined> };

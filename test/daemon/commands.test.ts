@@ -183,6 +183,7 @@ describe('QMP commands of the daemon', () => {
       { id: 'e', mode: 'soft' },
       "Parameter 'mode' does not accept value 'soft'",
     );
+    fakes.exports[0].endsLate = true;
     client.send('{"execute":"block-export-del","arguments":{"id":"e","mode":"hard"}}');
     // QEMU tells the event before it answers.
     const event = await client.read();

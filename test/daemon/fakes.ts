@@ -57,6 +57,8 @@ export class FakeExport implements BlockExport {
   closeError: Error | undefined;
   /** What close() waits for: requests in flight. */
   inFlight: Promise<void> = Promise.resolve();
+  /** close() is done before the export has ended. */
+  endsLate = false;
   /** Ends the export from outside, as a broken device does. */
   end!: () => void;
   readonly #log: string[];
@@ -86,7 +88,11 @@ export class FakeExport implements BlockExport {
     this.shuttingDown = true;
     await this.inFlight;
     this.#log.push(`close export ${this.id}${hard ? ' hard' : ''}`);
-    this.end();
+    if (this.endsLate) {
+      setTimeout(this.end, 20);
+    } else {
+      this.end();
+    }
   }
 }
 

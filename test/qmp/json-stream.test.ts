@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { limits } from '../../src/base/limits.js';
+import { JsonLexer } from '../../src/qmp/json-lexer.js';
 import { type JsonMessage, JsonStream, parseJsonText } from '../../src/qmp/json-stream.js';
 import { formatJson, type JsonValue } from '../../src/qmp/json-value.js';
 import { propertyRuns } from '../support/property.js';
@@ -222,6 +223,28 @@ describe('JSON stream', () => {
   it('shortens the stray text that an error repeats', () => {
     const [message] = messagesOfText(`"${'x'.repeat(100_000)}\n`);
     assert.ok((message.error ?? '').length < 200);
+  });
+});
+
+describe('JSON lexer', () => {
+  it('holds no more of a token than its limit', () => {
+    const lexer = new JsonLexer({ tokenBytesMax: 6 });
+    const tokens: [string, string][] = [];
+    for (const chunk of ['"abcd" "ab', 'cdef" 123', '4567,tr', 'uefalse"', 'abcdefg\n', '\n1 ']) {
+      lexer.push(Buffer.from(chunk));
+      for (let token = lexer.next(); token !== undefined; token = lexer.next()) {
+        tokens.push([token.type, Buffer.from(token.bytes).toString()]);
+      }
+    }
+    assert.deepEqual(tokens, [
+      ['string', '"abcd"'],
+      ['oversized', ''],
+      ['oversized', ''],
+      ['structural', ','],
+      ['oversized', ''],
+      ['stray', ''],
+      ['integer', '1'],
+    ]);
   });
 });
 

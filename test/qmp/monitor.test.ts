@@ -217,6 +217,24 @@ describe('a QMP monitor', () => {
     assert.equal(await client.next(), undefined);
   });
 
+  it('loses no answer of a client that closed its side and reads late', async () => {
+    await openMonitor();
+    // About as much as a socket holds: of some number of answers the last one is still in the process.
+    for (let count = 10; count < 40; count++) {
+      const client = await openClient();
+      client.socket.pause();
+      client.send('{"execute":"repeat","arguments":{"count":8000}}'.repeat(count));
+      client.socket.end();
+      await delay(20);
+      client.socket.resume();
+      let answers = 0;
+      while ((await client.next()) !== undefined) {
+        answers++;
+      }
+      assert.equal(answers, count);
+    }
+  });
+
   it('does not read on while a client takes no answers, and disconnects one that lets events pile up', async () => {
     await openMonitor();
     const client = await openClient();

@@ -110,6 +110,7 @@ describe('options of two forms', () => {
       ['json', { ...file, size: 2n ** 60n }, "Invalid parameter type for 'size', expected: integer"],
       // What is wrong is told before what is too much.
       ['json', { driver: 'file', foo: 1 }, "Parameter 'node-name' is missing"],
+      ['json', { ...file, cache: { dirct: 1 }, aio: 'x', foo: 1 }, "Parameter 'cache.dirct' is unexpected"],
       ['keyval', { ...file, 'read-only': 'maybe' }, "Parameter 'read-only' expects 'on' or 'off'"],
       ['keyval', { ...file, queues: 'many' }, "Parameter 'queues' expects integer"],
       ['keyval', { ...file, queues: '65536' }, "Parameter 'queues' expects uint16_t"],
@@ -151,7 +152,9 @@ describe('the nearest name', () => {
     assert.equal(nearest('queue-sizes', known), 'queue-size');
     assert.equal(nearest('direct', known), 'cache.direct');
     assert.equal(nearest('foo', known), undefined);
-    assert.equal(nearest('x'.repeat(1000), known), undefined);
+    // A distance takes time that grows with the square of the length.
+    assert.equal(nearest('x'.repeat(64), ['x'.repeat(65)]), 'x'.repeat(65));
+    assert.equal(nearest('x'.repeat(65), ['x'.repeat(66)]), undefined);
     assert.equal(nearest('', known), undefined);
   });
 });
