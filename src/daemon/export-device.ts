@@ -1,7 +1,6 @@
 /** A virtio device of any kind from code. */
 import { type Logger, silentLogger } from '../base/log.js';
 import { CustomDevice, type DeviceDefinition } from '../device/custom/custom-device.js';
-import { vdpaBusDevice } from '../native/vdpa-bus.js';
 import { type AttachedDevice, attachDevice } from '../transport/vduse/attach.js';
 import { VduseTransport } from '../transport/vduse/vduse-transport.js';
 import { closeAll } from './close-all.js';
@@ -45,7 +44,7 @@ export async function exportDevice(
       setConfig: (config) => device.setConfig(config),
       close: () => {
         closing ??= closeAll([
-          () => (vdpaBusDevice(name) === undefined ? Promise.resolve() : served.detach()),
+          () => (served.isOnBus ? served.detach() : Promise.resolve()),
           () => served.close(),
           releaseQueueThreads,
         ]);

@@ -4,7 +4,7 @@ import type { Logger } from '../base/log.js';
 import { BlkDevice } from '../device/blk/blk-device.js';
 import type { QueueHosts } from '../device/queue-host.js';
 import type { DeviceStatistics } from '../device/statistics.js';
-import { vdpaBusDevice, vduseDeviceHolders } from '../native/vdpa-bus.js';
+import { vduseDeviceHolders } from '../native/vdpa-bus.js';
 import type { VduseKernel } from '../native/vduse-kernel.js';
 import { type AttachedDevice, attachDevice } from '../transport/vduse/attach.js';
 import { VduseTransport } from '../transport/vduse/vduse-transport.js';
@@ -112,7 +112,7 @@ class VduseBlkExportImplementation implements VduseBlkExport {
     if (this.#closing !== undefined) {
       return this.#closing;
     }
-    const onBus = vdpaBusDevice(this.deviceName) !== undefined;
+    const onBus = this.#transport.isOnBus;
     if (onBus && this.#attached === undefined && !options.hard) {
       return Promise.reject(
         new VduseError(

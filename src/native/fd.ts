@@ -30,6 +30,13 @@ export function closeFd(fd: number): void {
   libcCalls.close(fd);
 }
 
+const F_DUPFD_CLOEXEC = 1030;
+
+/** Another descriptor of the same open file, closed on exec. */
+export function duplicateFd(fd: number): number {
+  return check(libcCalls.fcntlNumber(fd, F_DUPFD_CLOEXEC, 0), 'fcntl(F_DUPFD_CLOEXEC)', `${fd}`);
+}
+
 /** A non-blocking eventfd with value 0. */
 export function createEventFd(): number {
   return check(libcCalls.eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), 'eventfd');

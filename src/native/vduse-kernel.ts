@@ -7,6 +7,7 @@ import { closeFd, ioctl, OpenFlag, openFile, readFd, writeFd } from './fd.js';
 import { type FdWatcher, watchReadable } from './fd-watcher.js';
 import type { NotifierSpec } from './notifier.js';
 import { vdpaDeviceAdd, vdpaDeviceDelete } from './vdpa.js';
+import { vdpaBusDevice } from './vdpa-bus.js';
 import { vduseControlPath, vduseDeviceDirectory } from './vduse-abi.js';
 
 export interface VduseKernel {
@@ -28,6 +29,7 @@ export interface VduseKernel {
   /** Puts the device on the vDPA bus. Resolves when the bus driver's probe is over, which needs answers meanwhile. */
   addToBus(name: string): Promise<void>;
   removeFromBus(name: string): Promise<void>;
+  isOnBus(name: string): boolean;
 }
 
 const defaultTimeoutMs = 30_000;
@@ -53,4 +55,5 @@ export const linuxVduse: VduseKernel = {
   },
   addToBus: (name) => vdpaDeviceAdd({ name, managementDevice: 'vduse' }),
   removeFromBus: (name) => vdpaDeviceDelete(name),
+  isOnBus: (name) => vdpaBusDevice(name) !== undefined,
 };

@@ -147,6 +147,11 @@ export class VduseTransport implements ActivationSource, DeviceListener {
     return this.#controller.active;
   }
 
+  /** Whether the device is on the vDPA bus, whoever put it there. */
+  get isOnBus(): boolean {
+    return this.#kernel.isOnBus(this.name);
+  }
+
   /** Puts the device on the vDPA bus, which runs the bus driver's whole probe. */
   async attach(): Promise<void> {
     await this.#kernel.addToBus(this.name);
