@@ -3,6 +3,7 @@ import { fstatSync, ftruncateSync, type Stats } from 'node:fs';
 import { SystemCallError, VduseError } from '../../base/errors.js';
 import { Errno } from '../../native/errno.js';
 import { blockDeviceGeometry, closeFd, directIoAlignment, OpenFlag, openFile } from '../../native/fd.js';
+import { systemCallError } from '../../native/ffi.js';
 import { createMemoryFile } from '../../native/memory.js';
 import type { FileEngineSpec } from '../engine.js';
 import type { BlockFeatures, BlockLimits, BlockNode, FileNodeOptions, MemoryNodeOptions } from '../node.js';
@@ -44,11 +45,22 @@ function openError(options: FileNodeOptions, error: SystemCallError): VduseError
   }
 }
 
-function openOnce(options: FileNodeOptions, readOnly: boolean): number {
+function openOnce(options: FileNodeOptions, readOnly: boolean): OpenedFile {
   const direct = options.cache?.direct === true ? OpenFlag.O_DIRECT : 0;
   // O_NONBLOCK: opening a FIFO by mistake must not wait for its writer. It means nothing to files and disks.
   const flags = (readOnly ? OpenFlag.O_RDONLY : OpenFlag.O_RDWR) | direct | OpenFlag.O_NONBLOCK;
-  return openFile(options.filename, flags);
+  const fd = openFile(options.filename, flags);
+  try {
+    const stats = fstatSync(fd);
+    // A disk that is set read-only may be opened for writing all the same; then each write would fail.
+    if (!readOnly && stats.isBlockDevice() && blockDeviceGeometry(fd).readOnly) {
+      throw systemCallError('open', Errno.EROFS, options.filename);
+    }
+    return { fd, readOnly, stats };
+  } catch (error) {
+    closeFd(fd);
+    throw error;
+  }
 }
 
 function isSystemError(error: unknown, ...errnos: number[]): error is SystemCallError {
@@ -62,8 +74,7 @@ function isDirectory(error: unknown): boolean {
 function openWithFallback(options: FileNodeOptions): OpenedFile {
   const readOnly = options.readOnly ?? false;
   try {
-    const fd = openOnce(options, readOnly);
-    return { fd, readOnly, stats: fstatSync(fd) };
+    return openOnce(options, readOnly);
   } catch (error) {
     const denied = isSystemError(error, Errno.EACCES, Errno.EPERM, Errno.EROFS);
     if (!readOnly && options.autoReadOnly === true && denied) {
