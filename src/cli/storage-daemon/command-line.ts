@@ -22,7 +22,7 @@ import { isHelpRequest, parseOptionArgument } from './option-argument.js';
 export const programName = 'vduse-storage-daemon';
 
 /** One option that sets something up, ready to be applied. */
-export interface StartupStep {
+interface StartupStep {
   /** The option as it was given, for the error when it fails. */
   readonly given: string;
   apply(daemon: StorageDaemon): Promise<unknown>;
