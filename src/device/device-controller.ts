@@ -57,7 +57,7 @@ export class DeviceController {
       this.#checkFeatures(this.#source.driverFeatures());
     }
     if ((set & DeviceStatus.DRIVER_OK) !== 0) {
-      await this.#start();
+      await this.#start(timeoutMs);
     }
     if ((set & DeviceStatus.FAILED) !== 0) {
       await this.stop(timeoutMs);
@@ -66,9 +66,9 @@ export class DeviceController {
   }
 
   /** Goes on a device that another process had served: the driver will not repeat its steps. */
-  async resume(status: number): Promise<void> {
+  async resume(status: number, timeoutMs: number): Promise<void> {
     if ((status & DeviceStatus.DRIVER_OK) !== 0) {
-      await this.#start();
+      await this.#start(timeoutMs);
     }
     this.#status = status;
   }
@@ -82,7 +82,7 @@ export class DeviceController {
     if (!result.drained) {
       throw new VduseError('TIMEOUT', 'requests in flight did not end in time for the memory map to change');
     }
-    await this.#start();
+    await this.#start(timeoutMs);
   }
 
   availIndex(queue: number): number {
@@ -101,13 +101,15 @@ export class DeviceController {
     return result;
   }
 
-  async #start(): Promise<void> {
+  async #start(timeoutMs: number): Promise<void> {
     const features = this.#source.driverFeatures();
     this.#checkFeatures(features);
     try {
       await this.#device.activate(this.#source.prepareActivation(features, this.#availIndices));
     } catch (error) {
-      this.#source.onStopped(true);
+      // The queues that did start have requests in flight, maybe: their memory must outlive them.
+      const { drained } = await this.#device.quiesce({ timeoutMs });
+      this.#source.onStopped(drained);
       throw error;
     }
     this.#active = true;

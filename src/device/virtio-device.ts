@@ -73,7 +73,10 @@ export interface VirtioDevice {
   readonly queueCount: number;
   readonly queueSizeMax: number;
   setListener(listener: DeviceListener | undefined): void;
-  /** Starts the queues. Throws PROTOCOL for rings that can't be; nothing runs then. */
+  /**
+   * Starts the queues. Throws PROTOCOL for rings that can't be. Every start is over then, but other queues may
+   * run: `quiesce` stops them.
+   */
   activate(activation: Activation): Promise<void>;
   /** Stops taking requests and waits, within its time, for those in flight. The device can be activated again. */
   quiesce(options: QuiesceOptions): Promise<QuiesceResult>;

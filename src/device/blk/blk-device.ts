@@ -154,11 +154,12 @@ export class BlkDevice implements VirtioDevice {
   }
 
   async activate(activation: Activation): Promise<void> {
-    try {
-      await Promise.all(activation.queues.map((queue) => this.#startQueue(queue, activation)));
-    } catch (error) {
-      await this.quiesce({ timeoutMs: 0 });
-      throw error;
+    const starts = activation.queues.map((queue) => this.#startQueue(queue, activation));
+    // All of them: a queue that started later would run on memory that the caller may have unmapped by then.
+    const results = await Promise.allSettled(starts);
+    const failed = results.find((result) => result.status === 'rejected');
+    if (failed !== undefined) {
+      throw failed.reason;
     }
   }
 

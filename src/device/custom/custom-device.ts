@@ -93,29 +93,24 @@ export class CustomDevice implements VirtioDevice {
 
   async activate(activation: Activation): Promise<void> {
     const { features, memory } = activation;
-    try {
-      for (const queue of activation.queues) {
-        const id = nextQueueId();
-        const spec = {
-          kind: 'custom',
-          id,
-          queue,
-          features,
-          memory,
-          shared: this.#shared.buffer,
-          key: this.#key,
-        } as const;
-        await this.#host.start(spec, {
-          onBroken: (reason) => this.#listener?.onNeedsReset(reason),
-          onMemoryMiss: () => this.#listener?.onMemoryMiss(),
-          onErrors: () => {},
-          onFailure: this.#onError,
-        });
-        this.#running.set(queue.index, id);
-      }
-    } catch (error) {
-      await this.quiesce({ timeoutMs: 0 });
-      throw error;
+    for (const queue of activation.queues) {
+      const id = nextQueueId();
+      const spec = {
+        kind: 'custom',
+        id,
+        queue,
+        features,
+        memory,
+        shared: this.#shared.buffer,
+        key: this.#key,
+      } as const;
+      await this.#host.start(spec, {
+        onBroken: (reason) => this.#listener?.onNeedsReset(reason),
+        onMemoryMiss: () => this.#listener?.onMemoryMiss(),
+        onErrors: () => {},
+        onFailure: this.#onError,
+      });
+      this.#running.set(queue.index, id);
     }
   }
 

@@ -304,6 +304,6 @@ export class VduseTransport implements ActivationSource, DeviceListener {
   /** The driver does not repeat its steps for a new process: what the queues say tells how far it was. */
   async #resume(): Promise<void> {
     const ready = this.#file.queueInfo(0)?.ready === true;
-    await this.#controller.resume(ready ? DeviceStatus.DRIVER_OK : 0);
+    await this.#controller.resume(ready ? DeviceStatus.DRIVER_OK : 0, this.#stepMs());
   }
 }
