@@ -38,7 +38,7 @@ function newestSource(directory) {
 }
 
 export async function ensureBuilt() {
-  const sources = ['src', 'test', 'examples', 'bench', 'lab']
+  const sources = ['src', 'test', 'examples', 'bench', 'lab', 'tour']
     .map((name) => checkout(name))
     .filter(existsSync);
   const inputs = ['tsconfig.json', 'package-lock.json'].map((name) => modified(checkout(name)));

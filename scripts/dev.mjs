@@ -72,18 +72,23 @@ async function test(args) {
 
 async function main([task, ...args]) {
   switch (task) {
-    case 'lab':
-    case 'quickstart': {
+    case 'lab': {
       // The help must not need anything but the build.
       const onlyHelp = ['--help', '-h'].includes(args[0]);
       await prepare({ packages: onlyHelp ? undefined : LAB_PACKAGES });
-      const entry = task === 'lab' ? 'main' : 'quickstart';
       return await runTask(process.execPath, [
         '--enable-source-maps',
-        checkout('build/lab', `${entry}.js`),
+        checkout('build/lab/main.js'),
         ...args,
       ]);
     }
+    case 'quickstart':
+      await prepare({ packages: args.includes('--lab') ? LAB_PACKAGES : undefined });
+      return await runTask(process.execPath, [
+        '--enable-source-maps',
+        checkout('build/tour/main.js'),
+        ...args,
+      ]);
     case 'bench': {
       const [name, ...rest] = args;
       if (!name || !/^[\w-]+$/.test(name)) finish(64, 'bench takes the name of a program in bench/.');

@@ -1,6 +1,7 @@
 /** A software IOTLB: which ranges of IO virtual addresses are mapped, to what, and what the device may do there. */
 import { VduseError } from '../base/errors.js';
 import { limits } from '../base/limits.js';
+import type { VduseTrace } from './trace.js';
 
 export interface IotlbMap {
   readonly start: number;
@@ -14,8 +15,13 @@ export interface IotlbMap {
 }
 
 export class Iotlb {
+  readonly #trace: VduseTrace | undefined;
   /** By start, without overlaps. */
   #maps: IotlbMap[] = [];
+
+  constructor(trace?: VduseTrace) {
+    this.#trace = trace;
+  }
 
   get maps(): readonly IotlbMap[] {
     return this.#maps;
@@ -36,11 +42,16 @@ export class Iotlb {
     }
     const at = this.#maps.findIndex((other) => other.start > map.start);
     this.#maps.splice(at < 0 ? this.#maps.length : at, 0, map);
+    this.#trace?.({ kind: 'map', map });
   }
 
   /** Removes every map that overlaps the range. */
   remove(start: number, last: number): void {
-    this.#maps = this.#maps.filter((map) => map.start > last || map.start + map.length - 1 < start);
+    const removed = this.#maps.filter((map) => map.start <= last && map.start + map.length - 1 >= start);
+    this.#maps = this.#maps.filter((map) => !removed.includes(map));
+    for (const map of removed) {
+      this.#trace?.({ kind: 'unmap', map });
+    }
   }
 
   /** The first map that overlaps the range. */

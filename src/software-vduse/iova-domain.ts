@@ -8,6 +8,7 @@ import { closeFd } from '../native/fd.js';
 import { copyMemory, createMemoryFile, mapFile, unmap } from '../native/memory.js';
 import { Iotlb, type IotlbMap } from './iotlb.js';
 import { PageAllocator } from './page-allocator.js';
+import type { VduseTrace } from './trace.js';
 
 /** The unit of IO virtual addresses. Not the machine's page: nothing is mapped in parts of it. */
 const iovaPageBytes = 4096;
@@ -37,7 +38,7 @@ function pagesOf(length: number): number {
 
 export class IovaDomain {
   readonly bounceBytes: number;
-  readonly iotlb = new Iotlb();
+  readonly iotlb: Iotlb;
   /** The domain's memory: offsets in it are IO virtual addresses. Untouched pages take nothing. */
   readonly #fd: number;
   readonly #base: number;
@@ -52,7 +53,7 @@ export class IovaDomain {
   bytesCopied = 0;
 
   /** Throws INVALID_ARGUMENT for a size out of range, SYSTEM_CALL where memory lacks. */
-  constructor(bounceBytes: number = bounceBytesDefault) {
+  constructor(bounceBytes: number = bounceBytesDefault, trace?: VduseTrace) {
     if (bounceBytes < bounceBytesMin || bounceBytes > bounceBytesMax || bounceBytes % iovaPageBytes !== 0) {
       throw new VduseError(
         'INVALID_ARGUMENT',
@@ -60,6 +61,7 @@ export class IovaDomain {
       );
     }
     this.bounceBytes = bounceBytes;
+    this.iotlb = new Iotlb(trace);
     this.#bouncePages = new PageAllocator(pagesOf(bounceBytes));
     // Address 0 says that there is none.
     this.#bouncePages.allocate(1);

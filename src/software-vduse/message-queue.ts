@@ -1,5 +1,6 @@
 /** Messages from the driver to a device, and the answers: ids, the time limit, and what a re-open does. */
 import { Errno } from '../native/errno.js';
+import type { VduseTrace } from './trace.js';
 import { vduseMessageBytes } from '../native/vduse-abi.js';
 
 /** What waits for its answer. Resolves with the response's bytes, or undefined where it failed. */
@@ -21,11 +22,17 @@ export class MessageQueue {
   #broken = false;
   /** Called when a message waits to be read, or the device broke. */
   readonly #onReadable: () => void;
+  readonly #trace: VduseTrace | undefined;
   timeoutMs: number;
 
-  constructor(options: { timeoutMs: number; onReadable: () => void }) {
+  constructor(options: {
+    timeoutMs: number;
+    onReadable: () => void;
+    trace?: VduseTrace | undefined;
+  }) {
     this.timeoutMs = options.timeoutMs;
     this.#onReadable = options.onReadable;
+    this.#trace = options.trace;
   }
 
   /** A message was not answered in time: the device is broken for good. */
@@ -55,6 +62,7 @@ export class MessageQueue {
         message.timer = setTimeout(() => this.#break(), this.timeoutMs);
       }
       this.#toSend.push(message);
+      this.#trace?.({ kind: 'message', bytes });
       this.#onReadable();
     });
   }
@@ -87,6 +95,7 @@ export class MessageQueue {
     }
     this.#sent = this.#sent.filter((other) => other !== message);
     clearTimeout(message.timer);
+    this.#trace?.({ kind: 'answer', bytes: response });
     message.settle(view.getUint32(resultOffset, true) === 0 ? response : undefined);
     return vduseMessageBytes;
   }

@@ -9,6 +9,7 @@ import type { DeviceConfigQuestion } from '../native/vduse-abi-driver.js';
 import type { IotlbMap } from './iotlb.js';
 import { IovaDomain } from './iova-domain.js';
 import { MessageQueue } from './message-queue.js';
+import type { VduseTrace } from './trace.js';
 import type { VdpaDevice } from './vdpa-device.js';
 
 /** Virtio 2.1: DRIVER_OK. */
@@ -71,6 +72,7 @@ export interface SoftwareDeviceOptions {
   readonly apiVersion: number;
   readonly timeoutMs: number;
   readonly bounceBytes: number;
+  readonly trace?: VduseTrace | undefined;
 }
 
 export class SoftwareDevice implements VdpaDevice {
@@ -86,6 +88,7 @@ export class SoftwareDevice implements VdpaDevice {
   /** Signalled while a message waits to be read: what `poll` of the device's node says. */
   readonly readyFd = createEventFd();
   readonly #bounceBytes: number;
+  readonly #trace: VduseTrace | undefined;
   driverFeatures = 0n;
   status = 0;
   generation = 0;
@@ -109,8 +112,10 @@ export class SoftwareDevice implements VdpaDevice {
     this.groupCount = Math.max(1, question.groupCount);
     this.queues = Array.from({ length: question.queueCount }, () => new SoftwareQueue());
     this.#bounceBytes = options.bounceBytes;
+    this.#trace = options.trace;
     this.messages = new MessageQueue({
       timeoutMs: options.timeoutMs,
+      trace: options.trace,
       onReadable: () => signalEventFd(this.readyFd),
     });
   }
@@ -184,7 +189,7 @@ export class SoftwareDevice implements VdpaDevice {
   // VdpaDevice
 
   openDomain(): IovaDomain {
-    this.#domain ??= new IovaDomain(this.#bounceBytes);
+    this.#domain ??= new IovaDomain(this.#bounceBytes, this.#trace);
     return this.#domain;
   }
 

@@ -23,6 +23,7 @@ import type { VduseKernel } from '../native/vduse-kernel.js';
 import { deviceIoctl } from './device-ioctls.js';
 import { bounceBytesDefault } from './iova-domain.js';
 import { SoftwareDevice } from './software-device.js';
+import type { VduseTrace } from './trace.js';
 import type { VdpaDevice } from './vdpa-device.js';
 
 /** A driver of the vDPA bus. `probe` takes the device into use, `remove` ends that. */
@@ -40,6 +41,8 @@ export interface SoftwareVduseOptions {
   readonly bounceBytes?: number;
   /** Takes the devices that are added to the bus. Absent: they stay without a driver. */
   readonly busDriver?: VdpaBusDriver;
+  /** Told of every control message and every change of an IOTLB. */
+  readonly trace?: VduseTrace;
 }
 
 /** Virtio 5: what Linux lets a VDUSE device be. */
@@ -89,6 +92,7 @@ export class SoftwareVduse implements VduseKernel {
   readonly #messageTimeoutMs: number;
   readonly #bounceBytes: number;
   readonly #busDriver: VdpaBusDriver | undefined;
+  readonly #trace: VduseTrace | undefined;
   readonly #devices = new Map<string, SoftwareDevice>();
   readonly #files = new Map<number, OpenFile>();
 
@@ -97,6 +101,7 @@ export class SoftwareVduse implements VduseKernel {
     this.#messageTimeoutMs = options.messageTimeoutMs ?? 30_000;
     this.#bounceBytes = options.bounceBytes ?? bounceBytesDefault;
     this.#busDriver = options.busDriver;
+    this.#trace = options.trace;
   }
 
   /** The devices that exist. */
@@ -257,6 +262,7 @@ export class SoftwareVduse implements VduseKernel {
       apiVersion,
       timeoutMs: this.#messageTimeoutMs,
       bounceBytes: this.#bounceBytes,
+      trace: this.#trace,
     });
     this.#devices.set(question.name, device);
     return 0;

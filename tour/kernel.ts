@@ -14,7 +14,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { checkoutRoot } from './checkout.js';
+import { checkoutRoot } from '../lab/checkout.js';
 
 export interface TourOptions {
   /** The machine is emulated: its figures say nothing of speed, and the tour says so. */
