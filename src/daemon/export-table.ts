@@ -26,6 +26,8 @@ interface ExportEntry {
 export class ExportTable {
   readonly #options: ExportTableOptions;
   readonly #entries = new Map<string, ExportEntry>();
+  /** Nodes of exports that could not be closed: something may still read and write them. */
+  readonly #heldNodes = new Set<BlockNode>();
 
   constructor(options: ExportTableOptions) {
     this.#options = options;
@@ -38,6 +40,10 @@ export class ExportTable {
 
   exportsOf(node: BlockNode): BlockExport[] {
     return this.exports.filter((blockExport) => blockExport.node === node);
+  }
+
+  usesNode(node: BlockNode): boolean {
+    return this.#heldNodes.has(node) || this.exportsOf(node).length > 0;
   }
 
   usesIothread(id: string): boolean {
@@ -68,12 +74,31 @@ export class ExportTable {
     }
     const threads = iothreads.length === 0 ? {} : { threads: iothreads };
     const blockExport = await this.#options.create({ ...rest, node, writable, ...threads });
-    const gone = blockExport.closed.then(() => {
-      this.#entries.delete(request.id);
-      this.#options.onDeleted(request.id);
-    });
+    const gone = blockExport.closed.then(() => this.#forget(blockExport));
     this.#entries.set(request.id, { blockExport, iothreads, gone });
     return blockExport;
+  }
+
+  /** The export has ended; one that ended by itself, as a broken device does, is taken down here. */
+  async #forget(blockExport: BlockExport): Promise<void> {
+    if (!blockExport.shuttingDown) {
+      await this.#close(blockExport, { hard: true }).catch((error: unknown) => {
+        this.#options.logger.error(`export ${blockExport.id}: ${errorMessage(error)}`);
+      });
+    }
+    this.#entries.delete(blockExport.id);
+    this.#options.onDeleted(blockExport.id);
+  }
+
+  async #close(blockExport: BlockExport, options: { hard: boolean }): Promise<void> {
+    try {
+      await blockExport.close(options);
+    } catch (error) {
+      if (blockExport.shuttingDown) {
+        this.#heldNodes.add(blockExport.node);
+      }
+      throw error;
+    }
   }
 
   /** What can be said at once about a deletion that may have to wait for its turn. */
@@ -91,7 +116,7 @@ export class ExportTable {
     this.checkDeletable(id);
     const entry = this.#entries.get(id)!;
     try {
-      await entry.blockExport.close({ hard: mode === 'hard' });
+      await this.#close(entry.blockExport, { hard: mode === 'hard' });
     } catch (error) {
       if (error instanceof VduseError && error.code === 'BUSY') {
         throw new VduseError('BUSY', `export '${id}' still in use`, {
@@ -109,7 +134,7 @@ export class ExportTable {
     const results = await Promise.all(
       [...this.#entries.values()].map(async ({ blockExport, gone }) => {
         try {
-          await blockExport.close({ hard: true });
+          await this.#close(blockExport, { hard: true });
           await gone;
           return true;
         } catch (error) {

@@ -71,9 +71,7 @@ export class StorageDaemon {
 
   /** Throws BUSY while an export serves the node. */
   deleteNode(nodeName: string): Promise<void> {
-    return this.#operate(() =>
-      this.#nodes.delete(nodeName, (node) => this.#exports.exportsOf(node).length > 0),
-    );
+    return this.#operate(() => this.#nodes.delete(nodeName, (node) => this.#exports.usesNode(node)));
   }
 
   /** Changes a node's size in bytes, rounded up to a whole sector, and tells the front-ends. */
@@ -193,7 +191,7 @@ export class StorageDaemon {
 
   async #closeNode(node: BlockNode): Promise<void> {
     try {
-      await this.#nodes.delete(node.nodeName, () => this.#exports.exportsOf(node).length > 0);
+      await this.#nodes.delete(node.nodeName, () => this.#exports.usesNode(node));
     } catch (error) {
       // An export that did not end may still read and write: its node stays open as long as the process lives.
       this.#endedCleanly = false;

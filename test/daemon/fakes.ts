@@ -82,10 +82,10 @@ export class FakeExport implements BlockExport {
     if (this.busy && !hard) {
       throw new VduseError('BUSY', `'${this.id}' is used`);
     }
+    this.shuttingDown = true;
     if (this.closeError !== undefined) {
       throw this.closeError;
     }
-    this.shuttingDown = true;
     await this.inFlight;
     this.#log.push(`close export ${this.id}${hard ? ' hard' : ''}`);
     if (this.endsLate) {

@@ -205,7 +205,29 @@ describe('exports of a daemon', () => {
     fakes.export('e').end();
     await delay(5);
     assert.deepEqual(daemon.exports, []);
+    // Whatever ended it, its queues are stopped before the node may close.
+    assert.deepEqual(fakes.log, ['close export e hard']);
     await daemon.addExport(served('e', 'a'));
+  });
+
+  it('keep their node when they cannot be taken down', async () => {
+    await daemon.addNode(disk('a'));
+    await daemon.addNode(disk('b'));
+    await daemon.addExport(served('e', 'a'));
+    fakes.export('e').closeError = new Error('stuck');
+    fakes.export('e').end();
+    await delay(5);
+    assert.deepEqual(daemon.exports, []);
+    await assert.rejects(daemon.deleteNode('a'), { code: 'BUSY' });
+    await daemon.addExport(served('f', 'b'));
+    fakes.export('f').closeError = new Error('stuck');
+    await assert.rejects(daemon.deleteExport('f'), { message: 'stuck' });
+    fakes.export('f').end();
+    await delay(5);
+    await assert.rejects(daemon.deleteNode('b'), { code: 'BUSY' });
+    await daemon.close();
+    assert.deepEqual(fakes.log, []);
+    assert.equal(daemon.endedCleanly, false);
   });
 
   it('leave their id free when they cannot be made', async () => {
@@ -341,54 +363,5 @@ describe('the end of a daemon', () => {
     await daemon.close();
     assert.deepEqual(fakes.log, ['close node b']);
     assert.equal(daemon.endedCleanly, false);
-  });
-});
-
-describe('monitors of a daemon', () => {
-  it('greet nobody before they are served', async () => {
-    const path = join(directory, 'qmp.sock');
-    await daemon.addChardev({ id: 'm', address: { type: 'unix', path }, server: true, wait: false });
-    await assert.rejects(daemon.addMonitor({ chardev: 'n' }), { message: 'chardev "n" not found' });
-    await daemon.addMonitor({ chardev: 'm' });
-    await assert.rejects(daemon.addMonitor({ chardev: 'm' }), { message: "Device 'm' is in use" });
-    const client = await QmpClient.connect(path);
-    assert.ok(await client.isSilent());
-    daemon.serveMonitors();
-    assert.ok('QMP' in (await client.read()));
-    client.close();
-  });
-
-  it('go on past a character device that waited for its client', async () => {
-    const path = join(directory, 'qmp.sock');
-    const added = daemon.addChardev({ id: 'm', address: { type: 'unix', path }, server: true, wait: true });
-    let isAdded = false;
-    void added.then(() => {
-      isAdded = true;
-    });
-    while (!existsSync(path)) {
-      await delay(5);
-    }
-    await delay(50);
-    assert.equal(isAdded, false);
-    const client = await QmpClient.connect(path);
-    await added;
-    await daemon.addMonitor({ chardev: 'm' });
-    daemon.serveMonitors();
-    assert.ok('QMP' in (await client.read()));
-    client.close();
-  });
-
-  it("are several, and all of them hear of an export's end", async () => {
-    await daemon.addNode(disk('a'));
-    await daemon.addExport(served('e', 'a'));
-    await daemon.startMonitor(join(directory, 'one'), { id: 'one' });
-    await daemon.startMonitor(join(directory, 'two'), { id: 'two' });
-    const one = await QmpClient.open(join(directory, 'one'));
-    const two = await QmpClient.open(join(directory, 'two'));
-    fakes.export('e').end();
-    assert.deepEqual((await one.read())['data'], { id: 'e' });
-    assert.deepEqual((await two.read())['data'], { id: 'e' });
-    one.close();
-    two.close();
   });
 });
