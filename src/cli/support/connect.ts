@@ -1,0 +1,36 @@
+/** Finds the control socket of an export, or says why there is none. */
+import { VduseError } from '../../base/errors.js';
+import { vduseDeviceHolders } from '../../native/vdpa-bus.js';
+import { controlSocketPath } from './control-socket.js';
+import { deviceExists } from './devices.js';
+import { QmpClient } from './qmp-client.js';
+
+/** Throws NOT_FOUND, DEVICE_LEFT_BEHIND, NOT_SUPPORTED for a device of another program, or what connecting throws. */
+export async function connectToExport(name: string): Promise<QmpClient> {
+  const client = await QmpClient.connect(controlSocketPath(name));
+  if (client !== undefined) {
+    return client;
+  }
+  if (!deviceExists(name)) {
+    throw new VduseError('NOT_FOUND', `there is no VDUSE device '${name}'`, {
+      hint: "'vduse list' shows what there is.",
+    });
+  }
+  const { processes, unreadable } = vduseDeviceHolders(name);
+  const holder = processes[0];
+  if (holder !== undefined) {
+    throw new VduseError(
+      'NOT_SUPPORTED',
+      `'${name}' is served by process ${holder.pid} (${holder.command}), which has no control socket here`,
+      { hint: 'Ask that program; `kill -TERM` ends most of them in order.' },
+    );
+  }
+  if (unreadable > 0) {
+    throw new VduseError('PERMISSION_DENIED', `who serves '${name}' can't be seen by this user`, {
+      hint: 'Run as root.',
+    });
+  }
+  throw new VduseError('DEVICE_LEFT_BEHIND', `'${name}' was left behind by a process that is gone`, {
+    hint: `Remove it: vduse remove ${name}`,
+  });
+}

@@ -1,0 +1,49 @@
+/** How errors look, and what exit status they give. */
+import { errorMessage, VduseError } from '../../base/errors.js';
+import type { Terminal } from './terminal.js';
+
+export const ExitStatus = { OK: 0, FAILURE: 1, USAGE: 2 } as const;
+
+/** A command line that is wrong, whatever the machine is like. */
+export class UsageError extends VduseError {
+  constructor(message: string, hint = 'See vduse --help.') {
+    super('INVALID_ARGUMENT', message, { hint });
+    this.name = 'UsageError';
+  }
+}
+
+/** An error whose reason has been told already; only the exit status is left to say. */
+export class ReportedError extends Error {
+  readonly exitStatus: number;
+
+  constructor(exitStatus: number) {
+    super('reported');
+    this.exitStatus = exitStatus;
+  }
+}
+
+export interface ErrorReport {
+  readonly code: string;
+  readonly message: string;
+  readonly hint: string | undefined;
+}
+
+/** The parts of anything thrown. A mistake of ours shows its stack: it goes into a bug report. */
+export function describeError(error: unknown): ErrorReport {
+  if (error instanceof VduseError) {
+    return { code: error.code, message: error.message, hint: error.hint };
+  }
+  if (error instanceof Error && 'syscall' in error) {
+    return { code: 'SYSTEM_CALL', message: error.message, hint: undefined };
+  }
+  const text = error instanceof Error ? (error.stack ?? error.message) : errorMessage(error);
+  return { code: 'INTERNAL', message: `unexpected error: ${text}`, hint: 'This is a mistake in vduse.' };
+}
+
+export function sayError(terminal: Terminal, error: unknown): void {
+  const { message, hint } = describeError(error);
+  terminal.say(`${terminal.style('red', 'vduse:')} ${message}`);
+  if (hint !== undefined) {
+    terminal.say(`  ${terminal.style('bold', 'hint:')} ${hint}`);
+  }
+}

@@ -1,0 +1,327 @@
+/**
+ * The life of `vduse export`: a storage daemon with one node, one export and one monitor. Whatever ends it, and
+ * whenever, it takes the disk away before it leaves: a device without its process blocks its users for ever.
+ */
+import { existsSync } from 'node:fs';
+import { constants } from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { VduseError } from '../../base/errors.js';
+import type { Logger } from '../../base/log.js';
+import type { BlockNodeOptions } from '../../block/node.js';
+import { openBlockNode } from '../../block/open.js';
+import { isIdentifier } from '../../daemon/identifier.js';
+import { StorageDaemon } from '../../daemon/storage-daemon.js';
+import { createVduseBlkExport, type VduseBlkExport } from '../../daemon/vduse-export.js';
+import { vdpaBusDevice } from '../../native/vdpa-bus.js';
+import { QueueThreadPool } from '../../worker/queue-thread-pool.js';
+import { controlSocketPath, prepareRunDirectory } from './control-socket.js';
+import { describeUse, deviceOpeners, diskUses } from './disk-use.js';
+import { ExitStatus } from './errors.js';
+import type { ExportReport } from './export-report.js';
+import { flushDisk } from './flush-disk.js';
+import { type Binding, loadModulesFor } from './modules.js';
+import { RateMeter } from './rates.js';
+
+export interface ExportSettings {
+  readonly node: BlockNodeOptions;
+  /** The image as it was given, for people. */
+  readonly image: string;
+  readonly name: string;
+  /** Whether the name was made of the image's. */
+  readonly nameIsDerived: boolean;
+  readonly serial: string;
+  readonly queues: number;
+  readonly queueSize: number;
+  readonly blockSize: number | undefined;
+  readonly binding: Binding;
+  /** Queue threads; one per core when undefined. */
+  readonly threads: number | undefined;
+  readonly intervalMs: number;
+}
+
+/** How long whoever uses the disk at the first Ctrl-C has to let go of it. */
+const GRACE_MS = 5000;
+const GRACE_STEP_MS = 500;
+/** A sync that takes longer than this does not keep a SIGTERM waiting. */
+const FLUSH_MS_MAX = 30_000;
+
+/** All that end a process. SIGQUIT too: its core dump would leave the device behind. */
+const endSignals = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const;
+type EndSignal = (typeof endSignals)[number];
+
+export class ExportSession {
+  readonly #settings: ExportSettings;
+  readonly #report: ExportReport;
+  readonly #hosts: QueueThreadPool;
+  readonly #daemon: StorageDaemon;
+  /** Aborted by the second signal: do not wait for others any more. */
+  readonly #hurry = new AbortController();
+  #exported: VduseBlkExport | undefined;
+  #signal: EndSignal | undefined;
+  #readyMs: number | undefined;
+  #status: number = ExitStatus.OK;
+  /** What a signal would have to wait for now. */
+  #waitingFor: () => string = () => 'the image to be opened';
+
+  constructor(settings: ExportSettings, report: ExportReport, logger: Logger) {
+    this.#settings = settings;
+    this.#report = report;
+    const { threads } = settings;
+    const hosts = new QueueThreadPool(threads === undefined ? {} : { size: threads });
+    this.#hosts = hosts;
+    this.#daemon = new StorageDaemon({
+      openBlockNode,
+      createVduseBlkExport: async (options) => {
+        this.#exported = await createVduseBlkExport(options, { hosts, logger });
+        return this.#exported;
+      },
+      logger,
+    });
+  }
+
+  /** Serves until it is told to end. Returns the exit status. */
+  async run(): Promise<number> {
+    const unlisten = this.#listen();
+    try {
+      await this.#start();
+      await this.#serve();
+    } catch (error) {
+      this.#fail(error);
+    }
+    await this.#end();
+    unlisten();
+    return this.#status;
+  }
+
+  async #start(): Promise<void> {
+    const { node, name, binding } = this.#settings;
+    const { shutdownSignal } = this.#daemon;
+    await this.#daemon.addNode(node);
+    this.#waitingFor = () => 'the kernel modules to be loaded';
+    const loaded = await this.#report.during('loading kernel modules', loadModulesFor(binding));
+    if (loaded.length > 0) {
+      this.#report.notice(`loaded the kernel modules ${loaded.join(', ')}`);
+    }
+    shutdownSignal.throwIfAborted();
+    prepareRunDirectory();
+    this.#waitingFor = () => `the kernel to finish attaching ${name}, which can't be cancelled`;
+    await this.#report.during(`attaching ${name}`, this.#addExport());
+    shutdownSignal.throwIfAborted();
+    await this.#daemon.startMonitor(controlSocketPath(name));
+    this.#reportReady();
+  }
+
+  async #addExport(): Promise<void> {
+    const { node, name, serial, queues, queueSize, blockSize, binding } = this.#settings;
+    try {
+      await this.#daemon.addExport({
+        type: 'vduse-blk',
+        id: isIdentifier(name) ? name : 'disk',
+        nodeName: node.nodeName,
+        writable: node.readOnly !== true,
+        name,
+        serial,
+        queueCount: queues,
+        queueSize,
+        ...(blockSize === undefined ? {} : { logicalBlockSize: blockSize }),
+        ...(binding === false ? {} : { attach: binding }),
+      });
+    } catch (error) {
+      if (error instanceof VduseError && error.code === 'ALREADY_EXISTS' && this.#settings.nameIsDerived) {
+        const hint = "The name was made of the image's. Choose another one: --name.";
+        throw new VduseError(error.code, error.message, { cause: error, hint });
+      }
+      throw error;
+    }
+  }
+
+  #reportReady(): void {
+    const { name, image } = this.#settings;
+    const exported = this.#exported!;
+    const path = exported.attached?.blockDevice ?? exported.attached?.vhostDevice;
+    this.#readyMs = Date.now();
+    // What ps and `vduse list` show.
+    process.title = `vduse: ${name}`;
+    this.#report.ready({
+      name,
+      path,
+      size: exported.node.size,
+      readOnly: !exported.writable,
+      queues: exported.queueCount,
+      queueSize: exported.queueSize,
+      image,
+    });
+    if (path !== undefined && !existsSync(path)) {
+      this.#report.warning(
+        `${path} is not in this /dev: a container has to be given the host's node, or make one with mknod`,
+      );
+    }
+  }
+
+  /** Resolves when the end was asked for. Throws when the device can't be served any more. */
+  async #serve(): Promise<void> {
+    const exported = this.#exported!;
+    const { name, intervalMs } = this.#settings;
+    const meter = new RateMeter(exported.statistics, Date.now());
+    const timer = setInterval(() => {
+      this.#report.statistics(meter.sample(exported.statistics, Date.now()), { name, path: this.#path() });
+    }, intervalMs);
+    try {
+      await Promise.race([aborted(this.#daemon.shutdownSignal), exported.closed]);
+    } finally {
+      clearInterval(timer);
+    }
+    if (!this.#daemon.shutdownSignal.aborted && !exported.shuttingDown) {
+      throw new VduseError('DEVICE_BROKEN', `'${name}' can't be served any more`, {
+        hint: 'The messages above say why; so may the kernel log (dmesg).',
+      });
+    }
+  }
+
+  /** Where the disk is now: whoever may, can take it off the bus and put it back. */
+  #path(): string | undefined {
+    const device = vdpaBusDevice(this.#settings.name);
+    return device?.blockDevice ?? device?.vhostDevice;
+  }
+
+  async #end(): Promise<void> {
+    const exported = this.#exported;
+    const path = exported === undefined ? undefined : this.#path();
+    if (exported !== undefined && path !== undefined && this.#status === ExitStatus.OK) {
+      await this.#letGo(path);
+    }
+    this.#waitingFor = () => this.#detachObstacles(path);
+    const label = (): string => `waiting for ${this.#waitingFor()}`;
+    try {
+      // An export that failed by itself is no longer the daemon's to close.
+      await this.#report.during(label, exported?.close({ hard: true }) ?? Promise.resolve());
+    } catch (error) {
+      this.#fail(error);
+    }
+    await this.#report.during(label, this.#daemon.close());
+    await this.#hosts.close();
+    if (!this.#daemon.endedCleanly && this.#status === ExitStatus.OK) {
+      this.#fail(
+        new VduseError('DEVICE_BROKEN', `'${this.#settings.name}' was not taken away in order`, {
+          hint: "The messages above say why; 'vduse list' shows what is left.",
+        }),
+      );
+    }
+    this.#reportEnd(path);
+  }
+
+  #reportEnd(path: string | undefined): void {
+    if (this.#readyMs === undefined || this.#exported === undefined) {
+      return;
+    }
+    this.#report.detached({
+      name: this.#settings.name,
+      path,
+      reason: this.#signal ?? (this.#status === ExitStatus.OK ? 'quit' : 'error'),
+      durationMs: Date.now() - this.#readyMs,
+      total: this.#exported.statistics,
+    });
+  }
+
+  /** Gives who uses the disk a chance: their data is written, and at a first Ctrl-C there is time to unmount. */
+  async #letGo(path: string): Promise<void> {
+    const uses = isVhost(path) ? [] : diskUses(path);
+    if (uses.length === 0) {
+      return;
+    }
+    this.#report.warning(`in use: ${uses.map(describeUse).join('; ')}`);
+    this.#waitingFor = () => 'the data to be written';
+    const waitMs = sleep(FLUSH_MS_MAX, undefined, { signal: this.#hurry.signal, ref: false });
+    await this.#report.during(
+      `writing out the data of ${path}`,
+      Promise.race([flushDisk(path, uses), waitMs.catch(() => undefined)]),
+    );
+    if (this.#signal !== 'SIGINT' || this.#hurry.signal.aborted) {
+      return;
+    }
+    this.#waitingFor = () => 'the disk to be unmounted';
+    this.#report.notice(
+      `Its data has been written. ${path} goes away in ${GRACE_MS / 1000} s: unmount it now, or press Ctrl-C again.`,
+    );
+    const deadline = Date.now() + GRACE_MS;
+    while (Date.now() < deadline && !this.#hurry.signal.aborted && diskUses(path).length > 0) {
+      await sleep(GRACE_STEP_MS, undefined, { signal: this.#hurry.signal }).catch(() => undefined);
+    }
+  }
+
+  /** What detaching waits for, as far as one can tell from here: a virtual machine, or requests in flight. */
+  #detachObstacles(path: string | undefined): string {
+    const inFlight = this.#exported?.statistics.inFlight ?? 0;
+    const what = path !== undefined && isVhost(path) ? deviceOpeners(path).map(describeUse) : [];
+    if (inFlight > 0) {
+      what.push(`${inFlight} request${inFlight === 1 ? '' : 's'} in flight`);
+    }
+    return `the kernel to take ${this.#settings.name} away${what.length === 0 ? '' : ` (${what.join('; ')})`}`;
+  }
+
+  /** Reports an error, unless it is the end that somebody asked for during the start. */
+  #fail(error: unknown): void {
+    if (error === this.#daemon.shutdownSignal.reason) {
+      const number = this.#signal === undefined ? 0 : constants.signals[this.#signal];
+      this.#status = number === 0 ? ExitStatus.FAILURE : 128 + number;
+      return;
+    }
+    this.#report.error(error);
+    this.#status = ExitStatus.FAILURE;
+  }
+
+  #onSignal(signal: EndSignal): void {
+    const first = this.#signal === undefined;
+    this.#signal ??= signal;
+    if (!first) {
+      this.#hurry.abort();
+      this.#report.notice(
+        `Still waiting for ${this.#waitingFor()}. Killing this process (SIGKILL) would leave the device behind, ` +
+          `for 'vduse remove ${this.#settings.name}'.`,
+      );
+      return;
+    }
+    if (this.#readyMs === undefined) {
+      this.#report.notice(`${signal}: waiting for ${this.#waitingFor()}; then all is taken away again.`);
+    }
+    this.#daemon.requestShutdown(`${signal} received`);
+  }
+
+  #listen(): () => void {
+    const handlers = new Map<string, () => void>(
+      endSignals.map((signal) => [signal, () => this.#onSignal(signal)]),
+    );
+    // A stopped process would stop everybody who uses the disk.
+    handlers.set('SIGTSTP', () =>
+      this.#report.notice('Ctrl-Z is ignored: it would stop all who use the disk.'),
+    );
+    const onException = (error: unknown): void => {
+      this.#fail(error);
+      this.#daemon.requestShutdown('unexpected error');
+    };
+    for (const [signal, handler] of handlers) {
+      process.on(signal, handler);
+    }
+    process.on('uncaughtException', onException);
+    return () => {
+      for (const [signal, handler] of handlers) {
+        process.off(signal, handler);
+      }
+      process.off('uncaughtException', onException);
+    };
+  }
+}
+
+/** A device for a virtual machine, of which this machine knows only who has it open. */
+function isVhost(path: string): boolean {
+  return path.startsWith('/dev/vhost-vdpa-');
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) {
+      resolve();
+    }
+    signal.addEventListener('abort', () => resolve(), { once: true });
+  });
+}

@@ -1,0 +1,122 @@
+/** A client of a control socket: one command at a time, each with a time limit. */
+import { once } from 'node:events';
+import { createConnection, type Socket } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
+import { errorMessage, VduseError } from '../../base/errors.js';
+import { limits } from '../../base/limits.js';
+import { isJsonObject, type JsonObject, type JsonValue } from '../../qmp/json-value.js';
+
+const COMMAND_MS_MAX = 10_000;
+
+export interface QmpClientOptions {
+  /** How long the server may take to greet and to answer; it serves one client after the other. */
+  readonly timeoutMs?: number;
+}
+
+export class QmpClient {
+  readonly #socket: Socket;
+  readonly #path: string;
+  readonly #timeoutMs: number;
+  readonly #messages: AsyncIterator<JsonObject>;
+
+  private constructor(socket: Socket, path: string, timeoutMs: number) {
+    this.#socket = socket;
+    this.#path = path;
+    this.#timeoutMs = timeoutMs;
+    this.#messages = readMessages(socket)[Symbol.asyncIterator]();
+  }
+
+  /** Connects and negotiates. Undefined where nobody listens. Throws TIMEOUT, PERMISSION_DENIED or PROTOCOL. */
+  static async connect(path: string, options: QmpClientOptions = {}): Promise<QmpClient | undefined> {
+    const socket = createConnection(path);
+    try {
+      await once(socket, 'connect');
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if (code === 'ENOENT' || code === 'ECONNREFUSED') {
+        return undefined;
+      }
+      const denied = code === 'EACCES' || code === 'EPERM';
+      throw new VduseError(
+        denied ? 'PERMISSION_DENIED' : 'SYSTEM_CALL',
+        `control socket ${path}: ${errorMessage(error)}`,
+        { cause: error, ...(denied ? { hint: 'Run as the user who runs the export: root.' } : {}) },
+      );
+    }
+    // The end of the connection is seen by whoever reads from it.
+    socket.on('error', () => undefined);
+    const client = new QmpClient(socket, path, options.timeoutMs ?? COMMAND_MS_MAX);
+    try {
+      const greeting = await client.#next();
+      if (greeting['QMP'] === undefined) {
+        throw new VduseError('PROTOCOL', `control socket ${path}: it does not speak QMP`);
+      }
+      await client.execute('qmp_capabilities');
+      return client;
+    } catch (error) {
+      client.close();
+      throw error;
+    }
+  }
+
+  /** Throws INVALID_ARGUMENT with the server's sentence when it refuses, and TIMEOUT. */
+  async execute(command: string, args?: JsonObject): Promise<JsonValue> {
+    const request = args === undefined ? { execute: command } : { execute: command, arguments: args };
+    this.#socket.write(`${JSON.stringify(request)}\n`);
+    for (;;) {
+      const message = await this.#next();
+      if (message['event'] !== undefined) {
+        continue;
+      }
+      const { error } = message;
+      if (isJsonObject(error)) {
+        throw new VduseError('INVALID_ARGUMENT', String(error['desc']));
+      }
+      return message['return'] ?? {};
+    }
+  }
+
+  close(): void {
+    this.#socket.destroy();
+  }
+
+  async #next(): Promise<JsonObject> {
+    const timeout = new AbortController();
+    const tooLate = delay(this.#timeoutMs, 'too late' as const, { signal: timeout.signal });
+    tooLate.catch(() => undefined);
+    try {
+      const next = await Promise.race([this.#messages.next(), tooLate]);
+      if (next === 'too late') {
+        throw new VduseError('TIMEOUT', `control socket ${this.#path}: no answer in ${this.#timeoutMs} ms`, {
+          hint: 'Another client may be connected to it, or its process hangs.',
+        });
+      }
+      if (next.done === true) {
+        throw new VduseError('ABORTED', `control socket ${this.#path}: the export has ended the connection`);
+      }
+      return next.value;
+    } finally {
+      timeout.abort();
+    }
+  }
+}
+
+/** The server's messages; each is a line. */
+async function* readMessages(socket: Socket): AsyncGenerator<JsonObject> {
+  let text = '';
+  socket.setEncoding('utf8');
+  for await (const chunk of socket) {
+    text += chunk as string;
+    if (text.length > limits.qmpMessageBytesMax) {
+      throw new VduseError('PROTOCOL', 'control socket: a message is too long');
+    }
+    for (let end = text.indexOf('\n'); end !== -1; end = text.indexOf('\n')) {
+      const line = text.slice(0, end);
+      text = text.slice(end + 1);
+      const message: unknown = JSON.parse(line);
+      if (isJsonObject(message)) {
+        yield message;
+      }
+    }
+  }
+}
