@@ -24,6 +24,8 @@ export interface BlockEngine {
   submit(slot: number): void;
   /** Asks for the end of what is in flight; completions still come. */
   cancel(): void;
+  /** Gives up what is in flight: completions still come, but no data of theirs reaches guest memory from here. */
+  abandon(): void;
   /** Releases the engine's own resources. Nothing is in flight any more. */
   close(): void;
 }

@@ -372,6 +372,15 @@ describe('buffers that O_DIRECT would refuse', () => {
       assert.equal(bench.run({ op: BlockOp.READ, segments: [{ at: 1, length: 512 }] }), -Errno.EIO);
       assert.ok(bench.memory.subarray(0, 1024).every((byte) => byte === 0xee));
     }, spec));
+
+  test('a read that was given up leaves it alone too, and its buffer is released', () =>
+    withFile(({ bench }) => {
+      bench.memory.fill(0xee);
+      const slot = bench.submit({ op: BlockOp.READ, segments: [{ at: 1, length: 512 }] });
+      bench.engine.abandon();
+      assert.equal(bench.wait(slot), 0);
+      assert.ok(bench.memory.subarray(0, 1024).every((byte) => byte === 0xee));
+    }, spec));
 });
 
 test('cancel asks for the end of what is in flight, and of nothing else', () => {

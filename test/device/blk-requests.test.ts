@@ -358,6 +358,20 @@ test('errors of a block driver are I/O errors, and the device goes on', () =>
     assert.equal(device.statistics.errors, 4);
   }));
 
+test('a block driver that gives its buffer away fails the read, nothing else', () =>
+  withDisk(async ({ client }, disk) => {
+    const read = disk.read.bind(disk);
+    disk.read = async (offset, buffer) => {
+      await read(offset, buffer);
+      structuredClone(buffer, { transfer: [buffer.buffer as ArrayBuffer] });
+    };
+    const { status, data } = await client.read(0, 4096);
+    assert.equal(status, BLK_S.IOERR);
+    assert.ok(data.every((byte) => byte === untouched));
+    disk.read = read;
+    assert.equal((await client.read(0, 4096)).status, BLK_S.OK);
+  }));
+
 test('statistics count requests and the bytes of those that succeeded', () =>
   withMemory(async ({ client, device }) => {
     await client.write(0, pattern(4096));

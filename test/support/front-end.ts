@@ -201,7 +201,17 @@ export class FrontEndQueue {
   }
 
   /** Gives a chain to the device and waits for it; also when the queue is full at first. */
-  async exchange(offer: Offer): Promise<Exchange> {
+  exchange(offer: Offer): Promise<Exchange> {
+    return this.submit(offer).done;
+  }
+
+  /** The used ring as it is now. */
+  usedRing(): Uint8Array {
+    return this.#memory.read(this.place.deviceAddress, usedRingBytes(this.size));
+  }
+
+  /** Gives a chain to the device. `writableBytes` are its writable buffers as they are now. */
+  submit(offer: Offer): { done: Promise<Exchange>; writableBytes: () => Uint8Array } {
     const memory = this.#memory;
     const guardBytes = this.#guardBytes;
     const places: { address: number; length: number }[] = [];
@@ -219,7 +229,7 @@ export class FrontEndQueue {
       buffers.addWritable(around + guardBytes, length);
       return { around, length };
     });
-    const written = await this.#send(
+    const done = this.#send(
       buffers,
       () => {
         for (const { address, length } of places) {
@@ -228,7 +238,7 @@ export class FrontEndQueue {
       },
       guarded,
     );
-    return written;
+    return { done, writableBytes: () => this.#collect(guarded) };
   }
 
   async #send(

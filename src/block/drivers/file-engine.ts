@@ -62,6 +62,7 @@ export class FileEngine implements BlockEngine, EventSource {
   /** Whether the file system has refused an operation before: it is not asked again. */
   #canPunch = true;
   #canZeroRange = true;
+  #abandoned = false;
 
   constructor(context: FileEngineContext) {
     this.#spec = context.spec;
@@ -107,6 +108,10 @@ export class FileEngine implements BlockEngine, EventSource {
         this.#reactor.ring.prepareCancel({ source: this.#source, token: slot }, this.#source, ignoredToken);
       }
     }
+  }
+
+  abandon(): void {
+    this.#abandoned = true;
   }
 
   close(): void {
@@ -382,7 +387,7 @@ export class FileEngine implements BlockEngine, EventSource {
   #finish(slot: number, result: number): void {
     this.#step[slot] = Step.IDLE;
     if (this.#bounce[slot] !== 0) {
-      if (result === 0 && this.#table.op[slot] === BlockOp.READ) {
+      if (result === 0 && this.#table.op[slot] === BlockOp.READ && !this.#abandoned) {
         this.#copyBounce(slot, false);
       }
       this.#pool.release(this.#bounce[slot], this.#table.length[slot]);

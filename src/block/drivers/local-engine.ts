@@ -29,6 +29,7 @@ export class LocalEngine implements BlockEngine {
   readonly #table: RequestTable;
   readonly #sink: BlockCompletionSink;
   readonly #reactor: Reactor;
+  #abandoned = false;
 
   constructor(key: number, table: RequestTable, sink: BlockCompletionSink, reactor: Reactor) {
     const device = devices.get(key);
@@ -51,6 +52,10 @@ export class LocalEngine implements BlockEngine {
   /** Promises can't be cancelled; the queue gives up on them when its time is over. */
   cancel(): void {}
 
+  abandon(): void {
+    this.#abandoned = true;
+  }
+
   close(): void {}
 
   async #run(slot: number): Promise<void> {
@@ -62,7 +67,12 @@ export class LocalEngine implements BlockEngine {
       case BlockOp.READ: {
         const buffer = new Uint8Array(new ArrayBuffer(length));
         await device.read(offset, buffer);
-        this.#copy(slot, buffer, false);
+        if (buffer.length !== length) {
+          throw new Error('the block driver gave the buffer of a read away');
+        }
+        if (!this.#abandoned) {
+          this.#copy(slot, buffer, false);
+        }
         return;
       }
       case BlockOp.WRITE: {

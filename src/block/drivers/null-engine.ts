@@ -27,5 +27,7 @@ export class NullEngine implements BlockEngine {
 
   cancel(): void {}
 
+  abandon(): void {}
+
   close(): void {}
 }

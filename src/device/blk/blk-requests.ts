@@ -126,8 +126,9 @@ export class BlkRequests implements ChainHandler, BlockCompletionSink {
 
   close(drained: boolean): void {
     if (drained) {
-      this.#engine.close();
-      this.#table.close();
+      this.#release();
+    } else {
+      this.#engine.abandon();
     }
   }
 
@@ -135,8 +136,7 @@ export class BlkRequests implements ChainHandler, BlockCompletionSink {
 
   onBlockComplete(slot: number, result: number): void {
     if (this.#queue.abandoned) {
-      this.#table.release(slot);
-      this.#queue.complete(this.#head[slot], 0);
+      this.#endAbandoned(slot);
       return;
     }
     if (result === 0 && this.#rangeNext[slot] < this.#rangeCount[slot]) {
@@ -147,6 +147,20 @@ export class BlkRequests implements ChainHandler, BlockCompletionSink {
       this.#onError(-result);
     }
     this.#finish(slot, result === 0 ? BLK_S.OK : result === -Errno.EOPNOTSUPP ? BLK_S.UNSUPP : BLK_S.IOERR);
+  }
+
+  /** The last of the requests that were given up takes with it what the queue still held for them. */
+  #endAbandoned(slot: number): void {
+    this.#table.release(slot);
+    this.#queue.complete(this.#head[slot], 0);
+    if (this.#table.inFlight === 0) {
+      this.#release();
+    }
+  }
+
+  #release(): void {
+    this.#engine.close();
+    this.#table.close();
   }
 
   /** Starts a request. Returns `started`, or the status of one that is over already. */
