@@ -67,10 +67,12 @@ export class ExportTable {
         hint: `node '${nodeName}' is read-only: export it with writable=off`,
       });
     }
-    if (writable && this.exportsOf(node).some((other) => other.writable)) {
-      this.#options.logger.warn(
-        `export ${request.id}: node ${nodeName} has another writable export; only front-ends that share a disk knowingly keep its contents whole`,
-      );
+    const writer = this.exportsOf(node).find((other) => other.writable);
+    if (writable && writer !== undefined) {
+      // Two front-ends that do not know of each other destroy what is on the disk.
+      throw new VduseError('BUSY', `node '${nodeName}' has a writable export already: '${writer.id}'`, {
+        hint: 'Export it with writable=off, or delete the other export first.',
+      });
     }
     const threads = iothreads.length === 0 ? {} : { threads: iothreads };
     const blockExport = await this.#options.create({ ...rest, node, writable, ...threads });

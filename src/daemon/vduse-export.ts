@@ -9,6 +9,7 @@ import type { VduseKernel } from '../native/vduse-kernel.js';
 import { type AttachedDevice, attachDevice } from '../transport/vduse/attach.js';
 import { VduseTransport } from '../transport/vduse/vduse-transport.js';
 import type { BlockExport, VduseBlkExportOptions } from './block-export.js';
+import { closeAll } from './close-all.js';
 
 export interface ExportContext {
   readonly hosts: QueueHosts;
@@ -58,7 +59,10 @@ class VduseBlkExportImplementation implements VduseBlkExport {
         { export: this.id },
         `'${this.id}' can't be served any more: ${errorMessage(error)}`,
       );
-      this.#resolveClosed();
+      // What runs ends and what is mapped goes, as far as the driver still lets it.
+      this.close({ hard: true }).catch((closing: unknown) => {
+        this.#logger.error({ export: this.id }, errorMessage(closing));
+      });
     });
   }
 
@@ -130,10 +134,10 @@ class VduseBlkExportImplementation implements VduseBlkExport {
 
   async #close(onBus: boolean): Promise<void> {
     try {
-      if (onBus) {
-        await this.#transport.detach();
-      }
-      await this.#transport.close();
+      await closeAll([
+        () => (onBus ? this.#transport.detach() : Promise.resolve()),
+        () => this.#transport.close(),
+      ]);
     } finally {
       this.#resolveClosed();
     }

@@ -35,7 +35,7 @@ async function refused(
   const before = openFdCount();
   await assert.rejects(open(filename, options), (error: Error & { code?: string; hint?: string }) => {
     assert.equal(error.code, 'IMAGE_LOCKED');
-    assert.match(error.message, new RegExp(`another process holds its "${permission}" lock$`));
+    assert.match(error.message, new RegExp(`another opener holds its "${permission}" lock$`));
     assert.match(error.hint ?? '', /QEMU.*fuser -v .*locked-/);
     return true;
   });

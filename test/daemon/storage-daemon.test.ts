@@ -158,10 +158,15 @@ describe('exports of a daemon', () => {
     assert.equal(fakes.exports.length, 1);
   });
 
-  it('may write to one node from several sides, as QEMU lets them', async () => {
+  it('share a node, but only one of them writes', async () => {
     await daemon.addNode(disk('a'));
     await daemon.addExport(served('e', 'a', { writable: true }));
-    await daemon.addExport(served('f', 'a', { writable: true }));
+    await assert.rejects(daemon.addExport(served('f', 'a', { writable: true })), {
+      code: 'BUSY',
+      message: "node 'a' has a writable export already: 'e'",
+      hint: 'Export it with writable=off, or delete the other export first.',
+    });
+    await daemon.addExport(served('f', 'a'));
     assert.equal(daemon.exports.length, 2);
   });
 

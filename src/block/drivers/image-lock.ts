@@ -31,7 +31,7 @@ export interface ImageLockRequest {
 function locked(request: ImageLockRequest, permission: PermissionName): VduseError {
   return new VduseError(
     'IMAGE_LOCKED',
-    `cannot open '${request.filename}' for ${request.writable ? 'writing' : 'reading'}: another process holds its "${permission}" lock`,
+    `cannot open '${request.filename}' for ${request.writable ? 'writing' : 'reading'}: another opener holds its "${permission}" lock`,
     {
       hint: `Is another process (QEMU, qemu-img, vduse) using the image? 'fuser -v ${request.filename}' tells.`,
     },
