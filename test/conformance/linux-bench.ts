@@ -1,0 +1,46 @@
+/** The suite's driver in the kernel: Linux's module, used by virtio_vdpa and virtio_blk. Needs root and the modules. */
+import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { basename } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { vdpaBusDevice } from '../../src/native/vdpa-bus.js';
+import { linuxVduse } from '../../src/native/vduse-kernel.js';
+import type { Bench, Platform } from './bench.js';
+
+const shortTimeoutMs = 1000;
+
+async function blockDevice(name: string): Promise<string> {
+  for (let n = 0; n < 100; n++) {
+    const path = vdpaBusDevice(name)?.blockDevice;
+    if (path !== undefined) {
+      return basename(path);
+    }
+    await sleep(20);
+  }
+  assert.fail(`no disk '${name}'`);
+}
+
+export function linuxBench(platform: Platform, newestApi: number): Bench {
+  return {
+    platform,
+    newestApi,
+    open: ({ shortTimeout, bounceBytes }) => ({
+      kernel: linuxVduse,
+      shortTimeoutMs,
+      prepare: (name) => {
+        if (shortTimeout) {
+          writeFileSync(`/sys/class/vduse/${name}/msg_timeout`, String(shortTimeoutMs / 1000));
+        }
+        if (bounceBytes !== undefined) {
+          writeFileSync(`/sys/class/vduse/${name}/bounce_size`, String(bounceBytes));
+        }
+      },
+      diskId: async (name) => {
+        const path = `/sys/block/${await blockDevice(name)}/serial`;
+        // An array of 20 bytes, with whatever is behind the first NUL.
+        return (await readFile(path, 'latin1')).split('\0')[0].trim();
+      },
+    }),
+  };
+}

@@ -1,0 +1,2 @@
+/** In front of each result's JSON on stdout. */
+export const resultMark = '##conformance ';
