@@ -112,10 +112,14 @@ function main(port: MessagePort, setup: ThreadSetup): void {
   port.postMessage({ kind: 'ready' } satisfies ThreadReport);
   // Commands that were posted before the wake eventfd was watched.
   source.prepareToSleep();
-  reactor.run();
-  runner.close();
-  reactor.close();
-  port.close();
+  try {
+    reactor.run();
+  } finally {
+    // Also after a fault: the kernel ends what is in flight with the ring.
+    runner.close();
+    reactor.close();
+    port.close();
+  }
 }
 
 if (parentPort !== null) {

@@ -72,6 +72,13 @@ export class QueueThreadPool implements QueueHosts {
       starting = QueueThread.start({ name, pollUs: this.#pollUs }).then(
         (thread) => {
           this.#started.add(thread);
+          void thread.ended.then(() => {
+            // One that died is replaced when its name is wanted again.
+            this.#started.delete(thread);
+            if (this.#threads.get(name) === starting) {
+              this.#threads.delete(name);
+            }
+          });
           return thread;
         },
         (error: unknown) => {

@@ -22,7 +22,10 @@ export class QueueThread implements QueueHost {
   readonly #wakeFd: number;
   readonly #calls = new Map<number, PendingCall>();
   readonly #listeners = new Map<number, QueueListener>();
+  /** Resolves when the thread takes no more queues, for whatever reason. */
+  readonly ended: Promise<void>;
   readonly #exited: Promise<void>;
+  #resolveEnded: () => void = () => {};
   #nextCall = 1;
   #failure: VduseError | undefined;
 
@@ -33,10 +36,17 @@ export class QueueThread implements QueueHost {
       name: options.name,
       workerData: { wakeFd: this.#wakeFd, pollUs: options.pollUs } satisfies ThreadSetup,
     });
+    this.ended = new Promise((resolve) => {
+      this.#resolveEnded = resolve;
+    });
     this.#exited = new Promise((resolve) => this.#worker.once('exit', () => resolve()));
     this.#worker.on('message', (report: ThreadReport) => this.#onReport(report));
     this.#worker.on('error', (error) => this.#fail(error));
-    this.#worker.on('exit', () => this.#fail(new Error('it has ended')));
+    this.#worker.on('exit', () => {
+      this.#fail(new Error('it has ended'));
+      // Nothing is sent any more after a failure.
+      closeFd(this.#wakeFd);
+    });
   }
 
   /** Starts a thread. Throws what keeps it from running, such as a kernel that refuses io_uring. */
@@ -49,7 +59,6 @@ export class QueueThread implements QueueHost {
       });
     } catch (error) {
       await thread.#exited;
-      closeFd(thread.#wakeFd);
       throw error;
     }
     // The exports keep the process alive, not their threads.
@@ -78,7 +87,7 @@ export class QueueThread implements QueueHost {
       const result = await this.#call((call) => ({ kind: 'stop', call, id, timeoutMs }));
       return result ?? { drained: false, availIndex: 0 };
     } catch {
-      // A thread that has ended holds nothing; what it had in flight the kernel has cancelled with its ring.
+      // The kernel cancels what a thread that has ended had in flight, but nobody tells when that is over.
       return { drained: false, availIndex: 0 };
     } finally {
       this.#listeners.delete(id);
@@ -98,7 +107,6 @@ export class QueueThread implements QueueHost {
     this.#worker.ref();
     this.requestExit();
     await this.#exited;
-    closeFd(this.#wakeFd);
   }
 
   #call(make: (call: number) => ThreadCommand): Promise<QueueStop | undefined> {
@@ -161,6 +169,7 @@ export class QueueThread implements QueueHost {
     this.#failure = new VduseError('DEVICE_BROKEN', `queue thread '${this.name}': ${errorMessage(error)}`, {
       cause: error,
     });
+    this.#resolveEnded();
     for (const { reject } of this.#calls.values()) {
       reject(this.#failure);
     }

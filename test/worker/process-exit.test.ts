@@ -1,0 +1,31 @@
+/** A process ends when it is asked to, and when it has nothing left to do, although its threads sleep in the kernel. */
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+
+const program = fileURLToPath(new URL('./exit-main.js', import.meta.url));
+
+for (const [how, expected] of [
+  ['exit', 3],
+  ['throw', 1],
+  ['close', 0],
+  ['idle', 0],
+] as const) {
+  test(`by ${how}`, { timeout: 20_000 }, async () => {
+    const child = spawn(process.execPath, [program, how], { stdio: ['ignore', 'pipe', 'ignore'] });
+    let output = '';
+    let servedAt = 0;
+    child.stdout.on('data', (chunk: Buffer) => {
+      output += String(chunk);
+      servedAt ||= performance.now();
+    });
+    const [code, signal] = await once(child, 'exit');
+    const took = performance.now() - servedAt;
+    assert.deepEqual([code, signal], [expected, null], output);
+    assert.match(output, /^served\n/);
+    // Far below the second for which a thread sleeps at most.
+    assert.ok(took < 700, `the process ended ${took} ms after its work`);
+  });
+}
