@@ -10,6 +10,7 @@ import { type EventSource, Reactor } from '../reactor/reactor.js';
 import type { DescriptorChain } from '../virtqueue/descriptor-chain.js';
 import { hasFeature, RING_F } from '../virtqueue/layout.js';
 import { SplitVirtqueue } from '../virtqueue/split-virtqueue.js';
+import type { MemoryUpdate } from './queue-host.js';
 import { QueueField, SharedDeviceState } from './statistics.js';
 import type { QueueActivation } from './virtio-device.js';
 
@@ -161,16 +162,22 @@ export class DeviceQueue implements EventSource {
     this.#handler?.close(this.#inFlight === 0);
   }
 
-  /** The map has grown: the head that missed gets its second and last chance. */
-  updateMemory(regions: readonly MemoryRegion[]): void {
-    this.memory.update(regions);
-    if (this.#missing && this.#taking) {
-      this.#missing = false;
-      const missed = this.#headNext;
-      this.#takeHeads();
-      if (this.#missing && this.#headNext === missed) {
-        this.#break('a descriptor names memory that is not mapped for it');
-      }
+  /** The map has grown: a head that missed gets another chance, and its last when this is the answer to it. */
+  updateMemory(update: MemoryUpdate): void {
+    this.memory.update(update.regions);
+    if (!this.#missing || !this.#taking) {
+      return;
+    }
+    this.#missing = false;
+    const missed = this.#headNext;
+    this.#takeHeads();
+    if (!this.#missing) {
+      return;
+    }
+    if (this.#headNext !== missed) {
+      this.#context.onMemoryMiss();
+    } else if (update.answersMiss) {
+      this.#break('a descriptor names memory that is not mapped for it');
     }
   }
 
@@ -188,6 +195,9 @@ export class DeviceQueue implements EventSource {
     this.#headCount = count;
     this.#headNext = 0;
     this.#takeHeads();
+    if (this.#missing) {
+      this.#context.onMemoryMiss();
+    }
     return count;
   }
 
@@ -196,7 +206,6 @@ export class DeviceQueue implements EventSource {
       return;
     }
     if (this.#queue.hasStagedUsed) {
-      this.counters[QueueField.AVAIL_INDEX] = this.availIndex;
       this.counters[QueueField.IN_FLIGHT] = this.#inFlight;
       if (this.#queue.publishUsed()) {
         this.counters[QueueField.INTERRUPTS]++;
@@ -236,9 +245,7 @@ export class DeviceQueue implements EventSource {
         this.#headNext++;
       }
     }
-    if (this.#missing) {
-      this.#context.onMemoryMiss();
-    }
+    this.counters[QueueField.AVAIL_INDEX] = this.availIndex;
   }
 
   /** False: the head's memory is not in the map yet. */

@@ -25,12 +25,18 @@ export interface QueueListener {
   onFailure?(error: unknown): void;
 }
 
+export interface MemoryUpdate {
+  readonly regions: readonly MemoryRegion[];
+  /** The queue had told of a miss, and this is what was found: what it still misses is not there. */
+  readonly answersMiss: boolean;
+}
+
 export interface QueueHost {
   readonly name: string;
   /** Starts a queue. Throws PROTOCOL for a ring that can't be. */
   start(spec: QueueSpec, listener: QueueListener): Promise<void>;
   /** Gives a queue another memory map, of which the old one is a part. */
-  updateMemory(id: number, memory: readonly MemoryRegion[]): void;
+  updateMemory(id: number, update: MemoryUpdate): void;
   /** Stops a queue, waiting at most that long for its requests in flight. */
   stop(id: number, timeoutMs: number): Promise<QueueStop>;
 }

@@ -1,7 +1,6 @@
 /** Queues on the main thread, for block drivers whose promises need its event loop. */
 import { limits } from '../base/limits.js';
-import type { QueueHost, QueueListener, QueueSpec, QueueStop } from '../device/queue-host.js';
-import type { MemoryRegion } from '../memory/guest-memory.js';
+import type { MemoryUpdate, QueueHost, QueueListener, QueueSpec, QueueStop } from '../device/queue-host.js';
 import { Reactor } from '../reactor/reactor.js';
 import { QueueRunner } from './queue-runner.js';
 
@@ -13,7 +12,11 @@ export class LocalQueueHost implements QueueHost {
   async start(spec: QueueSpec, listener: QueueListener): Promise<void> {
     const { reactor, runner } = this.#open();
     try {
-      runner.start(spec, listener);
+      runner.start(spec, {
+        ...listener,
+        // Later, as it comes from a thread: the answer must not reach the queue from inside its question.
+        onMemoryMiss: () => setImmediate(() => listener.onMemoryMiss()),
+      });
     } catch (error) {
       this.#closeIfIdle();
       throw error;
@@ -21,8 +24,8 @@ export class LocalQueueHost implements QueueHost {
     reactor.wake();
   }
 
-  updateMemory(id: number, memory: readonly MemoryRegion[]): void {
-    this.#running?.runner.updateMemory(id, memory);
+  updateMemory(id: number, update: MemoryUpdate): void {
+    this.#running?.runner.updateMemory(id, update);
     this.#running?.reactor.wake();
   }
 

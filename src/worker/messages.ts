@@ -1,6 +1,5 @@
 /** What the main thread and a queue thread say to each other. */
-import type { QueueSpec, QueueStop } from '../device/queue-host.js';
-import type { MemoryRegion } from '../memory/guest-memory.js';
+import type { MemoryUpdate, QueueSpec, QueueStop } from '../device/queue-host.js';
 
 /** Handed to a queue thread when it starts. */
 export interface ThreadSetup {
@@ -12,7 +11,7 @@ export interface ThreadSetup {
 export type ThreadCommand =
   | { readonly kind: 'start'; readonly call: number; readonly spec: QueueSpec }
   | { readonly kind: 'stop'; readonly call: number; readonly id: number; readonly timeoutMs: number }
-  | { readonly kind: 'memory'; readonly id: number; readonly memory: readonly MemoryRegion[] }
+  | { readonly kind: 'memory'; readonly id: number; readonly update: MemoryUpdate }
   | { readonly kind: 'exit' };
 
 export type ThreadReport =

@@ -2,9 +2,8 @@
 
 import { createQueue } from '../device/create-queue.js';
 import type { DeviceQueue } from '../device/device-queue.js';
-import type { QueueListener, QueueSpec, QueueStop } from '../device/queue-host.js';
+import type { MemoryUpdate, QueueListener, QueueSpec, QueueStop } from '../device/queue-host.js';
 import { AlignedPool } from '../memory/aligned-pool.js';
-import type { MemoryRegion } from '../memory/guest-memory.js';
 import type { Reactor } from '../reactor/reactor.js';
 
 /** Errors of one queue are told at most this often. */
@@ -79,8 +78,8 @@ export class QueueRunner {
     this.#queues.set(spec.id, { queue, errors });
   }
 
-  updateMemory(id: number, memory: readonly MemoryRegion[]): void {
-    this.#queues.get(id)?.queue.updateMemory(memory);
+  updateMemory(id: number, update: MemoryUpdate): void {
+    this.#queues.get(id)?.queue.updateMemory(update);
   }
 
   /** Stops a queue; `settle` is called once, maybe at once. */

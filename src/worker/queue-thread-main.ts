@@ -77,7 +77,7 @@ class CommandSource implements EventSource {
         );
         break;
       case 'memory':
-        this.#runner.updateMemory(command.id, command.memory);
+        this.#runner.updateMemory(command.id, command.update);
         break;
       case 'exit':
         this.#reactor.stop();

@@ -1,8 +1,7 @@
 /** A queue thread as the main thread sees it. */
 import { Worker } from 'node:worker_threads';
 import { type ErrorCode, errorMessage, VduseError } from '../base/errors.js';
-import type { QueueHost, QueueListener, QueueSpec, QueueStop } from '../device/queue-host.js';
-import type { MemoryRegion } from '../memory/guest-memory.js';
+import type { MemoryUpdate, QueueHost, QueueListener, QueueSpec, QueueStop } from '../device/queue-host.js';
 import { closeFd, createEventFd, signalEventFd } from '../native/fd.js';
 import type { ThreadCommand, ThreadReport, ThreadSetup } from './messages.js';
 
@@ -76,9 +75,9 @@ export class QueueThread implements QueueHost {
     }
   }
 
-  updateMemory(id: number, memory: readonly MemoryRegion[]): void {
+  updateMemory(id: number, update: MemoryUpdate): void {
     if (this.#failure === undefined) {
-      this.#send({ kind: 'memory', id, memory });
+      this.#send({ kind: 'memory', id, update });
     }
   }
 

@@ -135,8 +135,17 @@ test('memory that grows reaches every queue that runs', async () => {
   device.updateMemory([]);
   for (const host of hosts.hosts) {
     assert.deepEqual(
-      host.updates.map(({ id }) => id),
-      [...host.running.keys()],
+      host.updates,
+      [...host.running.keys()].map((id) => ({ id, update: { regions: [], answersMiss: false } })),
     );
   }
+  const [, { running }] = hosts.hosts;
+  device.setListener({ onConfigChange() {}, onNeedsReset() {}, onMemoryMiss: () => device.updateMemory([]) });
+  for (const { listener } of running.values()) {
+    listener.onMemoryMiss();
+  }
+  assert.deepEqual(
+    hosts.hosts.map((host) => host.updates.slice(1).map(({ update }) => update.answersMiss)),
+    [[false], [true], [false]],
+  );
 });

@@ -1,18 +1,18 @@
 /** Queue hosts whose starts and stops the test decides: what a device does with several of them. */
 import type {
+  MemoryUpdate,
   QueueHost,
   QueueHosts,
   QueueListener,
   QueueSpec,
   QueueStop,
 } from '../../src/device/queue-host.js';
-import type { MemoryRegion } from '../../src/memory/guest-memory.js';
 
 export class ControlledHost implements QueueHost {
   readonly name: string;
   /** Queues that run, by id. */
   readonly running = new Map<number, { spec: QueueSpec; listener: QueueListener }>();
-  readonly updates: { id: number; memory: readonly MemoryRegion[] }[] = [];
+  readonly updates: { id: number; update: MemoryUpdate }[] = [];
   /** Called before a start is over. */
   onStart: (spec: QueueSpec) => Promise<void> = () => Promise.resolve();
   onStop: (id: number, timeoutMs: number) => Promise<QueueStop> = () =>
@@ -27,8 +27,8 @@ export class ControlledHost implements QueueHost {
     this.running.set(spec.id, { spec, listener });
   }
 
-  updateMemory(id: number, memory: readonly MemoryRegion[]): void {
-    this.updates.push({ id, memory });
+  updateMemory(id: number, update: MemoryUpdate): void {
+    this.updates.push({ id, update });
   }
 
   async stop(id: number, timeoutMs: number): Promise<QueueStop> {

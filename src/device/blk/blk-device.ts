@@ -77,6 +77,8 @@ export class BlkDevice implements VirtioDevice {
   readonly #shared: SharedDeviceState;
   readonly #hosts: readonly QueueHost[];
   readonly #running = new Map<number, { id: number; host: QueueHost }>();
+  /** Queues, by id, that told of missing memory and have no answer yet. */
+  readonly #missing = new Set<number>();
   #listener: DeviceListener | undefined;
 
   /** Makes the device; its queues start with `activate`. Throws INVALID_ARGUMENT for options out of range. */
@@ -166,6 +168,7 @@ export class BlkDevice implements VirtioDevice {
   async quiesce(options: QuiesceOptions): Promise<QuiesceResult> {
     const running = [...this.#running];
     this.#running.clear();
+    this.#missing.clear();
     const stops = await Promise.all(
       running.map(async ([index, { id, host }]) => ({ index, ...(await host.stop(id, options.timeoutMs)) })),
     );
@@ -177,7 +180,7 @@ export class BlkDevice implements VirtioDevice {
 
   updateMemory(regions: readonly MemoryRegion[]): void {
     for (const { id, host } of this.#running.values()) {
-      host.updateMemory(id, regions);
+      host.updateMemory(id, { regions, answersMiss: this.#missing.delete(id) });
     }
   }
 
@@ -212,15 +215,18 @@ export class BlkDevice implements VirtioDevice {
       serial: this.serial,
       shared: this.#shared.buffer,
     };
-    await host.start(spec, this.#queueListener(queue.index));
+    await host.start(spec, this.#queueListener(queue.index, spec.id));
     this.#running.set(queue.index, { id: spec.id, host });
   }
 
-  #queueListener(index: number): QueueListener {
+  #queueListener(index: number, id: number): QueueListener {
     const node = this.#node.filename ?? this.#node.nodeName;
     return {
       onBroken: (reason) => this.#listener?.onNeedsReset(reason),
-      onMemoryMiss: () => this.#listener?.onMemoryMiss(),
+      onMemoryMiss: () => {
+        this.#missing.add(id);
+        this.#listener?.onMemoryMiss();
+      },
       onErrors: (count, errno) => {
         const { name, text } = describeErrno(errno);
         this.#logger.error(

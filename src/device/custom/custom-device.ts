@@ -53,6 +53,8 @@ export class CustomDevice implements VirtioDevice {
   readonly #onError: (error: unknown) => void;
   readonly #shared: SharedDeviceState;
   readonly #running = new Map<number, number>();
+  /** Queues, by id, that told of missing memory and have no answer yet. */
+  readonly #missing = new Set<number>();
   #config: Uint8Array;
   #listener: DeviceListener | undefined;
 
@@ -106,7 +108,10 @@ export class CustomDevice implements VirtioDevice {
       } as const;
       await this.#host.start(spec, {
         onBroken: (reason) => this.#listener?.onNeedsReset(reason),
-        onMemoryMiss: () => this.#listener?.onMemoryMiss(),
+        onMemoryMiss: () => {
+          this.#missing.add(id);
+          this.#listener?.onMemoryMiss();
+        },
         onErrors: () => {},
         onFailure: this.#onError,
       });
@@ -117,6 +122,7 @@ export class CustomDevice implements VirtioDevice {
   async quiesce(options: QuiesceOptions): Promise<QuiesceResult> {
     const running = [...this.#running];
     this.#running.clear();
+    this.#missing.clear();
     this.#onStop();
     const stops = await Promise.all(
       running.map(async ([index, id]) => ({ index, ...(await this.#host.stop(id, options.timeoutMs)) })),
@@ -129,7 +135,7 @@ export class CustomDevice implements VirtioDevice {
 
   updateMemory(regions: readonly MemoryRegion[]): void {
     for (const id of this.#running.values()) {
-      this.#host.updateMemory(id, regions);
+      this.#host.updateMemory(id, { regions, answersMiss: this.#missing.delete(id) });
     }
   }
 

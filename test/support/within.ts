@@ -1,0 +1,17 @@
+/** Waits for something that may never come, no longer than a test should. */
+import assert from 'node:assert/strict';
+
+export async function within<T>(ms: number, what: string, wait: () => Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(
+      () => reject(new assert.AssertionError({ message: `${what} did not come in ${ms} ms` })),
+      ms,
+    );
+  });
+  try {
+    return await Promise.race([wait(), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
