@@ -14,6 +14,8 @@ const LAB_PACKAGES = {
   'qemu-utils': 'makes and checks disk images',
   iproute2: 'has vdpa, which attaches devices',
   fio: 'measures and verifies block devices',
+  nbdkit: 'serves disks over NBD, to compare with',
+  'libnbd-bin': 'has nbdinfo and nbdcopy, clients to test with',
   kmod: 'loads modules in the machine',
   e2fsprogs: 'makes file systems',
   'xz-utils': 'unpacks kernel modules',
