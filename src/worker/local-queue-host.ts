@@ -8,12 +8,15 @@ export class LocalQueueHost implements QueueHost {
   readonly name = 'main';
   #running: { reactor: Reactor; runner: QueueRunner } | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #heartbeat: NodeJS.Timeout | undefined;
 
   async start(spec: QueueSpec, listener: QueueListener): Promise<void> {
     const { reactor, runner } = this.#open();
     try {
       runner.start(spec, {
-        ...listener,
+        onBroken: (reason) => listener.onBroken(reason),
+        onErrors: (count, errno) => listener.onErrors(count, errno),
+        onFailure: (error) => listener.onFailure?.(error),
         // Later, as it comes from a thread: the answer must not reach the queue from inside its question.
         onMemoryMiss: () => setImmediate(() => listener.onMemoryMiss()),
       });
@@ -50,6 +53,8 @@ export class LocalQueueHost implements QueueHost {
       const reactor = new Reactor();
       this.#running = { reactor, runner: new QueueRunner(reactor) };
       reactor.attachToEventLoop();
+      // As a thread ticks before it sleeps: errors that were held back are told some time.
+      this.#heartbeat = setInterval(() => this.#running?.runner.tick(), limits.sleepMsMax);
     }
     return this.#running;
   }
@@ -57,6 +62,7 @@ export class LocalQueueHost implements QueueHost {
   #closeIfIdle(): void {
     if (this.#running?.runner.queueCount === 0) {
       clearTimeout(this.#timer);
+      clearInterval(this.#heartbeat);
       this.#running.runner.close();
       this.#running.reactor.close();
       this.#running = undefined;

@@ -42,7 +42,14 @@ class ErrorReport {
   }
 
   flush(nowMs: number): void {
-    if (this.#count > 0 && nowMs - this.#toldAtMs >= errorReportMs) {
+    if (nowMs - this.#toldAtMs >= errorReportMs) {
+      this.tell(nowMs);
+    }
+  }
+
+  /** Tells of what was held back, however short a time ago the last telling is. */
+  tell(nowMs: number): void {
+    if (this.#count > 0) {
       this.#listener.onErrors(this.#count, this.#errno);
       this.#count = 0;
       this.#toldAtMs = nowMs;
@@ -139,6 +146,7 @@ export class QueueRunner {
     this.#queues.delete(id);
     const { availIndex } = running.queue;
     running.queue.close();
+    running.errors.tell(performance.now());
     running.stop.settle({ drained, availIndex });
   }
 }
