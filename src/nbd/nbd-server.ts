@@ -1,0 +1,229 @@
+/**
+ * The NBD server: named exports, the sockets that it listens on, and its clients. It knows nothing of what an
+ * export is made of (nbd-export.ts), and a client can do no more to another one than to ask the same export for
+ * something.
+ */
+import { once } from 'node:events';
+import { lstatSync } from 'node:fs';
+import { createServer, type Server, type Socket } from 'node:net';
+import { dirname, resolve } from 'node:path';
+import { getSystemErrorMap } from 'node:util';
+import { errorMessage, VduseError } from '../base/errors.js';
+import { type Logger, silentLogger } from '../base/log.js';
+import { removeStaleSocket } from '../native/unix-socket.js';
+import { type Clock, NbdConnection } from './connection.js';
+import { defaultClientLimits, type NbdClientLimits } from './nbd-limits.js';
+import { type NbdExportOptions, type ServedExport, serveExport } from './served-export.js';
+
+/** Where to listen. Whoever can connect can read and write: there is no TLS and no password. */
+export type NbdAddress =
+  /** A socket file, for this user only. */
+  | { readonly type: 'unix'; readonly path: string }
+  /** Only this machine reaches it, unless `host` says otherwise. Port 0 is one that is free. */
+  | { readonly type: 'tcp'; readonly port: number; readonly host?: string };
+
+export interface NbdServerOptions {
+  readonly limits?: Partial<NbdClientLimits>;
+  readonly logger?: Logger;
+}
+
+/** IANA's port for NBD. */
+export const NBD_PORT = 10809;
+/** sockaddr_un has room for 107 bytes and the end of the text. */
+const UNIX_PATH_BYTES_MAX = 107;
+const TICK_MS_MAX = 1000;
+
+export class NbdServer {
+  readonly #logger: Logger;
+  readonly #limits: NbdClientLimits;
+  readonly #exports = new Map<string, ServedExport>();
+  readonly #listeners = new Set<Server>();
+  readonly #connections = new Set<NbdConnection>();
+  readonly #clock = { nowMs: 0 } satisfies Clock;
+  #timer: NodeJS.Timeout | undefined;
+  #closing: Promise<void> | undefined;
+
+  constructor(options: NbdServerOptions = {}) {
+    this.#logger = options.logger ?? silentLogger;
+    this.#limits = { ...defaultClientLimits, ...options.limits };
+  }
+
+  /** Clients of one export, or all of them, those that still negotiate included. */
+  clientCount(name?: string): number {
+    return this.#clients(name).length;
+  }
+
+  /** Throws ALREADY_EXISTS, and INVALID_ARGUMENT for an export that breaks the rules of nbd-export.ts. */
+  addExport(options: NbdExportOptions): void {
+    if (this.#exports.has(options.name)) {
+      throw new VduseError('ALREADY_EXISTS', `NBD export ${JSON.stringify(options.name)} exists already`);
+    }
+    this.#exports.set(options.name, serveExport(options));
+  }
+
+  /**
+   * New clients find it no more; those that it has are told that the server shuts down, and disconnected. Settles
+   * when nothing uses the export any more.
+   */
+  async removeExport(name: string): Promise<void> {
+    const clients = this.#clients(name);
+    if (!this.#exports.delete(name)) {
+      throw new VduseError('NOT_FOUND', `there is no NBD export ${JSON.stringify(name)}`);
+    }
+    await this.#end(clients);
+  }
+
+  /** Listens; may be called for several addresses. Returns the address, with the port that was found for 0. */
+  async listen(address: NbdAddress): Promise<NbdAddress> {
+    const server = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true });
+    const where = address.type === 'unix' ? resolve(address.path) : `${hostOf(address)}:${address.port}`;
+    try {
+      if (address.type === 'unix') {
+        listenPrivately(server, where);
+      } else {
+        server.listen(address.port, hostOf(address));
+      }
+      await once(server, 'listening');
+    } catch (error) {
+      throw listenError(where, error);
+    }
+    if (this.#closing !== undefined) {
+      server.close();
+      throw new VduseError('ABORTED', `listen on ${where}: the server was closed meanwhile`);
+    }
+    // Without this a lack of descriptors for one more client would end the process.
+    server.on('error', (error) => this.#logger.warn(`NBD server at ${where}: ${errorMessage(error)}`));
+    server.on('connection', (socket) => this.#accept(socket));
+    this.#listeners.add(server);
+    this.#logger.debug(`NBD server listens at ${where}`);
+    const bound = server.address();
+    return address.type === 'tcp' && typeof bound === 'object' && bound !== null
+      ? { type: 'tcp', port: bound.port, host: hostOf(address) }
+      : address;
+  }
+
+  /**
+   * Listens no more, answers what is under way, and disconnects everybody. Settles when no export is in use any
+   * more. Idempotent.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    const listeners = [...this.#listeners];
+    this.#listeners.clear();
+    // Closing the listening socket removes its file.
+    const ended = listeners.map((server) => new Promise<void>((report) => server.close(() => report())));
+    await this.#end([...this.#connections]);
+    await Promise.all(ended);
+  }
+
+  /** Lets clients go, for a while politely. */
+  async #end(clients: readonly NbdConnection[]): Promise<void> {
+    for (const client of clients) {
+      client.shutDown();
+    }
+    const timer = setTimeout(() => {
+      for (const client of clients) {
+        client.destroy();
+      }
+    }, this.#limits.closeTimeoutMs);
+    await Promise.all(clients.map((client) => client.closed));
+    clearTimeout(timer);
+  }
+
+  #clients(name: string | undefined): NbdConnection[] {
+    const connections = [...this.#connections];
+    if (name === undefined) {
+      return connections;
+    }
+    const served = this.#exports.get(name);
+    return served === undefined ? [] : connections.filter((client) => client.served === served);
+  }
+
+  #accept(socket: Socket): void {
+    if (this.#connections.size >= this.#limits.connectionsMax) {
+      // Those that have chosen an export stay. One that never chooses must not keep others out.
+      const negotiating = this.#clients(undefined).find(
+        (client) => client.served === undefined && !client.isDestroyed,
+      );
+      if (negotiating === undefined) {
+        this.#logger.warn(`NBD client turned away: there are ${this.#limits.connectionsMax} already`);
+        socket.destroy();
+        return;
+      }
+      negotiating.destroy(`there are ${this.#limits.connectionsMax}, and it has not chosen an export`);
+    }
+    this.#tick();
+    const connection = new NbdConnection({
+      socket,
+      exports: this.#exports,
+      limits: this.#limits,
+      clock: this.#clock,
+      logger: this.#logger,
+    });
+    this.#connections.add(connection);
+    this.#timer ??= setInterval(() => this.#tick(), this.#tickMs);
+    void connection.closed.then(() => this.#forget(connection));
+  }
+
+  #forget(connection: NbdConnection): void {
+    this.#connections.delete(connection);
+    if (this.#connections.size === 0) {
+      clearInterval(this.#timer);
+      this.#timer = undefined;
+    }
+  }
+
+  /** One timer for all clients: a request arms none. */
+  #tick(): void {
+    this.#clock.nowMs = performance.now();
+    for (const connection of this.#connections) {
+      connection.checkTime();
+    }
+  }
+
+  /** Fine enough for the shortest of the timeouts. */
+  get #tickMs(): number {
+    const { handshakeTimeoutMs, stallTimeoutMs } = this.#limits;
+    return Math.max(10, Math.min(TICK_MS_MAX, handshakeTimeoutMs / 4, stallTimeoutMs / 4));
+  }
+}
+
+function hostOf(address: { readonly host?: string }): string {
+  return address.host ?? '127.0.0.1';
+}
+
+/** Whoever reaches the socket may read and write the disk: nobody but its user may, from the first moment on. */
+function listenPrivately(server: Server, path: string): void {
+  if (Buffer.byteLength(path) > UNIX_PATH_BYTES_MAX) {
+    throw new VduseError('INVALID_ARGUMENT', `the path is longer than ${UNIX_PATH_BYTES_MAX} bytes`, {
+      hint: 'Choose a shorter one, for example below /run.',
+    });
+  }
+  // libuv tells a missing directory as a lack of permission.
+  lstatSync(dirname(path));
+  removeStaleSocket(path);
+  const umask = process.umask(0o177);
+  try {
+    server.listen(path);
+  } finally {
+    process.umask(umask);
+  }
+}
+
+function listenError(where: string, error: unknown): VduseError {
+  if (error instanceof VduseError) {
+    return new VduseError(error.code, `NBD server at ${where}: ${error.message}`, {
+      cause: error,
+      ...(error.hint === undefined ? {} : { hint: error.hint }),
+    });
+  }
+  const errno = (error as NodeJS.ErrnoException).errno;
+  const text = errno === undefined ? undefined : getSystemErrorMap().get(errno)?.[1];
+  return new VduseError('SYSTEM_CALL', `NBD server at ${where}: ${text ?? errorMessage(error)}`, {
+    cause: error,
+  });
+}

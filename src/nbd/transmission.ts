@@ -1,0 +1,399 @@
+// Hot: synchronous but for the export's own promises.
+/**
+ * The transmission phase of one client: requests out of its bytes, to the export, and replies as they complete, in
+ * any order. A request that would be too much waits, and with it everything behind it in the socket.
+ */
+import { errorMessage } from '../base/errors.js';
+import type { Logger } from '../base/log.js';
+import { extentsForReply } from './extents.js';
+import { toWireErrno, wireErrnoName } from './nbd-errno.js';
+import type { Answer, NbdExport, NbdExtent, NbdPreparedWrite, NbdReadResult } from './nbd-export.js';
+import { type NbdClientLimits, nbdLimits } from './nbd-limits.js';
+import { Bytes, Command, CommandFlag, NbdErrno } from './protocol.js';
+import { ReplyEncoder, readResultLength } from './reply-encoder.js';
+import type { ReplyQueue } from './reply-queue.js';
+import { type Refusal, Request, RequestCheck, refusal, type SessionTerms } from './request.js';
+
+export interface TransmissionOptions {
+  readonly terms: SessionTerms;
+  readonly queue: ReplyQueue;
+  readonly limits: NbdClientLimits;
+  readonly logger: Logger;
+  /** A request went on, outside of consume(): there may be replies to send, and room for more requests. */
+  readonly onProgress: () => void;
+  /** The client has said its last, or broke the protocol, which `fault` tells. Requests under way go on. */
+  readonly onFinished: (fault?: string) => void;
+}
+
+/** A request under way. Its callbacks are made once, and it is used again: a request allocates no closures. */
+class Slot extends Request {
+  /** A flush still has to follow, in place of FUA. */
+  mustFlush = false;
+  readonly onRead: (result: NbdReadResult) => void;
+  readonly onExtents: (extents: readonly NbdExtent[]) => void;
+  readonly onPrepared: (prepared: NbdPreparedWrite) => void;
+  readonly onDone: () => void;
+  readonly onFailed: (error: unknown) => void;
+
+  constructor(transmission: Transmission) {
+    super();
+    this.onRead = (result) => transmission.onRead(this, result);
+    this.onExtents = (extents) => transmission.onExtents(this, extents);
+    this.onPrepared = (prepared) => transmission.onPrepared(this, prepared);
+    this.onDone = () => transmission.onDone(this);
+    this.onFailed = (error) => transmission.onFailed(this, error);
+  }
+}
+
+const withFua = { fua: true } as const;
+const withoutFua = { fua: false } as const;
+
+export class Transmission {
+  readonly #options: TransmissionOptions;
+  readonly #target: NbdExport;
+  readonly #queue: ReplyQueue;
+  readonly #encoder: ReplyEncoder;
+  readonly #check: RequestCheck;
+  readonly #free: Slot[] = [];
+
+  /** A header of which only a part has come. */
+  readonly #header = new Uint8Array(Bytes.request);
+  #headerFilled = 0;
+  /** A request that waits for room. */
+  #next: Slot | undefined;
+  /** A write that waits for memory. */
+  #preparing: Slot | undefined;
+  /** A write whose payload is coming. */
+  #receiving: { readonly slot: Slot; readonly prepared: NbdPreparedWrite; filled: number } | undefined;
+  /** Bytes of a refused write's payload that are still to come. */
+  #skip = 0;
+
+  #inFlight = 0;
+  #inFlightBytes = 0;
+  #consuming = false;
+  #blocked = false;
+  #refusesAll = false;
+  #finished = false;
+  #abandoned = false;
+
+  constructor(options: TransmissionOptions) {
+    this.#options = options;
+    this.#target = options.terms.served.target;
+    this.#queue = options.queue;
+    this.#encoder = new ReplyEncoder(options.queue, options.terms.structuredReplies);
+    this.#check = new RequestCheck(options.terms);
+  }
+
+  /** Requests that the export has, and a write whose payload is coming. */
+  get inFlight(): number {
+    return this.#inFlight;
+  }
+
+  /** The client began a request and owes the rest of it. */
+  get isMidRequest(): boolean {
+    return this.#headerFilled > 0 || this.#skip > 0 || this.#receiving !== undefined;
+  }
+
+  /** Bytes are left where they are until requests have completed or replies are read. */
+  get isBlocked(): boolean {
+    return this.#blocked;
+  }
+
+  /** Takes bytes of the client from `at` on, as far as there is room for requests. Returns where it stopped. */
+  consume(chunk: Uint8Array, at: number): number {
+    this.#consuming = true;
+    this.#blocked = false;
+    while (!this.#finished) {
+      if (this.#preparing !== undefined || (this.#next !== undefined && !this.#hasRoom(this.#next))) {
+        this.#blocked = true;
+        break;
+      }
+      if (this.#next !== undefined) {
+        this.#start(this.#next);
+      } else if (at === chunk.length) {
+        break;
+      } else if (this.#receiving !== undefined) {
+        at = this.#takePayload(chunk, at);
+      } else if (this.#skip > 0) {
+        const skipped = Math.min(this.#skip, chunk.length - at);
+        this.#skip -= skipped;
+        at += skipped;
+      } else if (this.#queue.pendingBytes > nbdLimits.unreadReplyBytesMax) {
+        this.#blocked = true;
+        break;
+      } else {
+        at = this.#takeHeader(chunk, at);
+      }
+    }
+    this.#consuming = false;
+    return this.#finished ? chunk.length : at;
+  }
+
+  /** From now on every request is answered with ESHUTDOWN. */
+  refuseAll(): void {
+    this.#refusesAll = true;
+  }
+
+  /** Nothing comes from the client any more: a payload that is not complete never will be. */
+  endInput(): void {
+    this.#finished = true;
+    this.#next = undefined;
+    this.#headerFilled = 0;
+    this.#skip = 0;
+    const receiving = this.#receiving;
+    if (receiving !== undefined) {
+      this.#receiving = undefined;
+      receiving.prepared.cancel();
+      this.#release(receiving.slot);
+    }
+  }
+
+  /** The client is gone: what completes is given back, unsent. */
+  abandon(): void {
+    this.#abandoned = true;
+    this.endInput();
+  }
+
+  #finish(fault?: string): void {
+    this.endInput();
+    this.#options.onFinished(fault);
+  }
+
+  #takeHeader(chunk: Uint8Array, at: number): number {
+    if (this.#headerFilled === 0 && chunk.length - at >= Bytes.request) {
+      this.#decode(chunk, at);
+      return at + Bytes.request;
+    }
+    const taken = Math.min(Bytes.request - this.#headerFilled, chunk.length - at);
+    this.#header.set(chunk.subarray(at, at + taken), this.#headerFilled);
+    this.#headerFilled += taken;
+    if (this.#headerFilled === Bytes.request) {
+      this.#headerFilled = 0;
+      this.#decode(this.#header, 0);
+    }
+    return at + taken;
+  }
+
+  #decode(bytes: Uint8Array, at: number): void {
+    const slot = this.#free.pop() ?? new Slot(this);
+    if (!slot.decode(bytes, at)) {
+      this.#finish('a request without its magic number');
+      return;
+    }
+    if (slot.command === Command.DISC) {
+      this.#finish();
+      return;
+    }
+    const refused = this.#refusesAll
+      ? refusal(slot, NbdErrno.ESHUTDOWN, 'the server is shutting down')
+      : this.#check.refuse(slot);
+    if (refused === undefined) {
+      this.#next = slot;
+      return;
+    }
+    this.#refuse(slot, refused);
+    this.#free.push(slot);
+  }
+
+  #refuse(slot: Slot, refused: Refusal): void {
+    this.#options.logger.debug({ errno: wireErrnoName(refused.errno) }, refused.text);
+    this.#encoder.failed(slot, refused);
+    if (slot.command !== Command.WRITE) {
+      return;
+    }
+    if (slot.length > nbdLimits.payloadBytesMax) {
+      // "Size constraints": passing over that much would be work for nothing.
+      this.#finish(refused.text);
+    } else {
+      this.#skip = slot.length;
+    }
+  }
+
+  /** One request always fits, however long, so that nothing waits for ever. */
+  #hasRoom(slot: Slot): boolean {
+    const { requestsMax, requestBytesMax } = this.#options.limits;
+    const held = this.#inFlightBytes + this.#queue.pendingBytes;
+    return this.#inFlight < requestsMax && (held === 0 || held + slot.payloadLength <= requestBytesMax);
+  }
+
+  #start(slot: Slot): void {
+    this.#next = undefined;
+    this.#inFlight += 1;
+    this.#inFlightBytes += slot.payloadLength;
+    if (slot.length === 0 && slot.command !== Command.FLUSH) {
+      // Unspecified by the protocol, and easy to get wrong: the export never sees it.
+      this.#encoder.done(slot);
+      this.#release(slot);
+      return;
+    }
+    this.#call(slot);
+  }
+
+  #call(slot: Slot): void {
+    const target = this.#target;
+    const { offset, length } = slot;
+    const wantsFua = slot.has(CommandFlag.FUA);
+    const fua = wantsFua && target.fua;
+    const options = fua ? withFua : withoutFua;
+    slot.mustFlush = false;
+    switch (slot.command) {
+      case Command.READ:
+        this.#settle(slot, () => target.read(offset, length), slot.onRead);
+        break;
+      case Command.WRITE:
+        slot.mustFlush = wantsFua && !fua;
+        this.#preparing = slot;
+        this.#settle(slot, () => target.prepareWrite!(offset, length, options), slot.onPrepared);
+        break;
+      case Command.FLUSH:
+        this.#settle(slot, () => target.flush!(), slot.onDone);
+        break;
+      case Command.TRIM:
+        slot.mustFlush = wantsFua && !fua;
+        this.#settle(slot, () => target.trim!(offset, length, options), slot.onDone);
+        break;
+      case Command.CACHE:
+        this.#settle(slot, () => target.cache!(offset, length), slot.onDone);
+        break;
+      case Command.WRITE_ZEROES: {
+        slot.mustFlush = wantsFua && !fua;
+        const mayUnmap = !slot.has(CommandFlag.NO_HOLE);
+        const fastZero = slot.has(CommandFlag.FAST_ZERO);
+        this.#settle(
+          slot,
+          () => target.writeZeroes!(offset, length, { fua, mayUnmap, fastZero }),
+          slot.onDone,
+        );
+        break;
+      }
+      case Command.BLOCK_STATUS:
+        this.#settle(slot, () => target.blockStatus?.(offset, length) ?? [], slot.onExtents);
+        break;
+      default:
+        throw new Error(`request ${slot.command} passed the check`);
+    }
+  }
+
+  /** Calls the export and goes on with its answer: at once, or when its promise settles. */
+  #settle<T>(slot: Slot, call: () => Answer<T>, onAnswer: (value: T) => void): void {
+    let answer: Answer<T>;
+    try {
+      answer = call();
+    } catch (error) {
+      this.onFailed(slot, error);
+      return;
+    }
+    if (isPromise(answer)) {
+      answer.then(onAnswer, slot.onFailed);
+    } else {
+      onAnswer(answer);
+    }
+  }
+
+  #takePayload(chunk: Uint8Array, at: number): number {
+    const receiving = this.#receiving!;
+    const { slot, prepared } = receiving;
+    const taken = Math.min(slot.length - receiving.filled, chunk.length - at);
+    prepared.buffer.set(chunk.subarray(at, at + taken), receiving.filled);
+    receiving.filled += taken;
+    if (receiving.filled === slot.length) {
+      this.#receiving = undefined;
+      this.#settle(slot, () => prepared.submit(), slot.onDone);
+    }
+    return at + taken;
+  }
+
+  /** For Slot. */
+  onPrepared(slot: Slot, prepared: NbdPreparedWrite): void {
+    this.#preparing = undefined;
+    if (this.#finished) {
+      prepared.cancel();
+      this.#release(slot);
+    } else if (prepared.buffer.length !== slot.length) {
+      prepared.cancel();
+      this.#skip = slot.length;
+      this.#blame(slot, `prepareWrite gave ${prepared.buffer.length} bytes for ${slot.length}`);
+    } else {
+      this.#receiving = { slot, prepared, filled: 0 };
+      this.#progress();
+    }
+  }
+
+  /** For Slot. */
+  onRead(slot: Slot, result: NbdReadResult): void {
+    const length = readResultLength(result);
+    if (this.#abandoned) {
+      result.release();
+      this.#release(slot);
+    } else if (length !== slot.length) {
+      result.release();
+      this.#blame(slot, `read gave ${length} bytes for ${slot.length}`);
+    } else {
+      this.#encoder.read(slot, result);
+      this.#release(slot);
+    }
+  }
+
+  /** For Slot. */
+  onExtents(slot: Slot, extents: readonly NbdExtent[]): void {
+    if (!this.#abandoned) {
+      this.#encoder.blockStatus(slot, extentsForReply(extents, slot));
+    }
+    this.#release(slot);
+  }
+
+  /** For Slot. */
+  onDone(slot: Slot): void {
+    if (slot.mustFlush && !this.#abandoned) {
+      slot.mustFlush = false;
+      this.#settle(slot, () => this.#target.flush!(), slot.onDone);
+      return;
+    }
+    if (!this.#abandoned) {
+      this.#encoder.done(slot);
+    }
+    this.#release(slot);
+  }
+
+  /** For Slot. */
+  onFailed(slot: Slot, error: unknown): void {
+    if (this.#preparing === slot) {
+      this.#preparing = undefined;
+      this.#skip = this.#finished ? 0 : slot.length;
+    }
+    if (!this.#abandoned) {
+      const errno = toWireErrno(error, slot.command, slot.flags);
+      const failed = refusal(slot, errno, wireErrnoName(errno));
+      this.#options.logger.debug(`${failed.text} (${errorMessage(error)})`);
+      this.#encoder.failed(slot, failed);
+    }
+    this.#release(slot);
+  }
+
+  /** The export broke its contract: the client gets an error, the log gets the reason. */
+  #blame(slot: Slot, what: string): void {
+    const failed = refusal(slot, NbdErrno.EIO, 'the export failed');
+    this.#options.logger.error(`${failed.text}: ${what}`);
+    this.#encoder.failed(slot, failed);
+    this.#release(slot);
+  }
+
+  #release(slot: Slot): void {
+    this.#inFlight -= 1;
+    this.#inFlightBytes -= slot.payloadLength;
+    this.#free.push(slot);
+    this.#progress();
+  }
+
+  #progress(): void {
+    if (!this.#consuming) {
+      this.#options.onProgress();
+    }
+  }
+}
+
+function isPromise<T>(answer: Answer<T>): answer is PromiseLike<T> {
+  return (
+    typeof answer === 'object' && answer !== null && 'then' in answer && typeof answer.then === 'function'
+  );
+}
