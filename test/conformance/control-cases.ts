@@ -59,8 +59,8 @@ function createRules(api: number): ConformanceCase['run'] {
       attempt('65536 groups', 'EINVAL', { groupCount: 0x10000 });
       attempt('65536 address spaces', 'EINVAL', { addressSpaceCount: 0x10000 });
     }
-    for (const alignment of [0, 1, 512, 3000, 4096, 4097, 8192, 0xffff_ffff]) {
-      const fits = alignment > 0 && alignment <= 4096;
+    for (const alignment of [0, 1, 2, 3, 4, 8, 16, 64, 512, 3000, 4096, 4097, 8192, 0xffff_ffff]) {
+      const fits = alignment >= 4 && alignment <= 4096 && (alignment & (alignment - 1)) === 0;
       attempt(`vq_align ${alignment}`, fits ? 0 : 'EINVAL', { queueAlignment: alignment });
     }
     attempt('no configuration', 0, { config: new Uint8Array(0) });

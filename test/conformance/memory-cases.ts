@@ -1,5 +1,5 @@
 /** The IOTLB, and memory that takes the bounce region's place. */
-import { closeFd, viewBytes } from '../../src/native/fd.js';
+import { closeFd } from '../../src/native/fd.js';
 import { mapAnonymous, mapFile, unmap } from '../../src/native/memory.js';
 import {
   decodeIotlbEntry,
@@ -77,7 +77,7 @@ async function iotlb(context: CaseContext): Promise<void> {
   context.expect(
     'reserved bytes',
     info(device, 0n, lastAddress, (b) => b.fill(1, 40, 41)),
-    'EINVAL',
+    'EFAULT',
   );
   context.expect('a request', await oneRequest(context, device, 0), 'id-0');
   const bounce = `bounce to ${bounceBytes - 1}`;
@@ -116,24 +116,28 @@ function getFd2(api: number): ConformanceCase['run'] {
       closeFd(result);
       return 'a map';
     };
-    context.expect('before', get({}), 'EINVAL');
+    const known = (expected: string) => (api === 0 ? 'ENOTTY' : expected);
+    context.expect('before', get({}), known('EINVAL'));
     device.watch();
     await device.kernel.addToBus('fd2');
-    context.expect('rings', get({}), 'a map');
-    context.expect('nothing there', get({ start: 0n, last: 0xffffn }), 'EINVAL');
-    context.expect('start beyond last', get({ start: 1n << 31n, last: 0n }), 'EINVAL');
-    context.expect('no such address space', get({ addressSpace: 1 }), 'EINVAL');
-    for (const at of [25, 31, 36, 40, 79]) {
-      context.expect(
-        `byte ${at} set`,
-        get({}, (bytes) => bytes.fill(1, at, at + 1)),
-        'EINVAL',
-      );
+    context.expect('rings', get({}), known('a map'));
+    context.expect('nothing there', get({ start: 0n, last: 0xffffn }), known('EINVAL'));
+    context.expect('start beyond last', get({ start: 1n << 31n, last: 0n }), known('EINVAL'));
+    context.expect('no such address space', get({ addressSpace: 1 }), known('EINVAL'));
+    for (const [at, expected] of [
+      [25, 'a map'],
+      [31, 'a map'],
+      [36, 'EINVAL'],
+      [40, 'EINVAL'],
+      [79, 'EINVAL'],
+    ] as const) {
+      const found = get({}, (bytes) => bytes.fill(1, at, at + 1));
+      context.expect(`byte ${at} set`, found, known(expected));
     }
     const old = firstMap(device);
     context.expect('the first version of it', old, 'coherent, perm 3, offset is start');
     const asid = info(device, 0n, lastAddress, (bytes) => bytes.fill(1, 24, 25));
-    context.expect('info of no such address space', asid, 'EINVAL');
+    context.expect('info of no such address space', asid, 'EFAULT');
   };
 }
 
@@ -163,18 +167,16 @@ async function userMemory(context: CaseContext): Promise<void> {
   context.expect('deregister what is not there', deregister(), 'ENOENT');
   context.expect('register', register(), 0);
   context.expect('register twice', register(), 'EEXIST');
+  device.userMemory = address;
   const id = context.session().diskId('umem');
   await device.available(1);
-  // The driver's bytes are in the process's memory now: the request's header, or nothing where headers are no streaming maps.
-  device.serveId(1, 'bounce');
-  const page = viewBytes(address, bounceBytes);
-  const place = Buffer.from(page.buffer, page.byteOffset, page.length).indexOf('bounce');
-  context.expect('the bounce region is not it', place, -1);
+  device.serveId(1, 'from there');
   device.ioctl(VduseIoctl.VQ_INJECT_IRQ, nothing);
-  await id;
+  context.expect('a request on it', await id, 'from there');
   context.expect('deregister another place', deregister({ iova: 4096n }), 'EINVAL');
   context.expect('deregister less', deregister({ size: 4096n }), 'EINVAL');
   context.expect('deregister', deregister(), 0);
+  device.userMemory = 0;
   context.expect('deregister twice', deregister(), 'ENOENT');
   context.expect('register again', register(), 0);
   device.close();

@@ -206,7 +206,7 @@ export const messageCases: readonly ConformanceCase[] = [
   },
   {
     name: 'refused DRIVER_OK',
-    run: refusal(0xf, { statuses: '0 1 3 b f', attach: 'done' }),
+    run: refusal(0xf, { statuses: '0 1 3 b f f', attach: 'done' }),
   },
   { name: 'message timeout', run: timeout },
   { name: 'unanswered messages', run: reopened },

@@ -76,6 +76,8 @@ export class ScriptedDevice {
   readonly requests: VduseRequest[] = [];
   answer: (request: VduseRequest) => Answer = () => 'ok';
   availIndex = 0;
+  /** What was registered in the bounce region's place: its own pages can't be mapped then. */
+  userMemory = 0;
   #watcher: FdWatcher | undefined;
   #regions: Region[] = [];
 
@@ -231,7 +233,8 @@ export class ScriptedDevice {
       ({ start, length: all }) => address >= start && address + length <= start + all,
     );
     assert(region !== undefined, `${length} bytes at ${address} are not mapped`);
-    return viewBytes(region.hostAddress + address - region.start, length);
+    const hostAddress = region.start === 0 && this.userMemory !== 0 ? this.userMemory : region.hostAddress;
+    return viewBytes(hostAddress + address - region.start, length);
   }
 
   #dataAt(address: number, length: number): DataView {
