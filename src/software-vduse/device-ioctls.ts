@@ -1,6 +1,7 @@
 /** The ioctls of a VDUSE device's node, in the kernel ABI's bytes and with its error numbers. */
+import { readlinkSync } from 'node:fs';
 import { Errno } from '../native/errno.js';
-import { duplicateFd } from '../native/fd.js';
+import { closeFd, duplicateFd } from '../native/fd.js';
 import { pageSize } from '../native/memory.js';
 import { VduseIoctl } from '../native/vduse-abi.js';
 import {
@@ -30,7 +31,8 @@ export function deviceIoctl(device: SoftwareDevice, request: number, argument: U
     return injectConfigIrq(device);
   }
   const handler = handlers.get(request);
-  if (handler === undefined) {
+  const isNewer = request === VduseIoctl.IOTLB_GET_FD2 && device.apiVersion < 1;
+  if (handler === undefined || isNewer) {
     return -ENOTTY;
   }
   // The size of the argument is part of the request's number (asm-generic/ioctl.h).
@@ -74,9 +76,6 @@ function iotlbGetFd(device: SoftwareDevice, argument: Uint8Array): number {
 }
 
 function iotlbGetFd2(device: SoftwareDevice, argument: Uint8Array): number {
-  if (device.apiVersion < 1) {
-    return -ENOTTY;
-  }
   const reservedIsZero = argument.subarray(36, 80).every((byte) => byte === 0);
   return readU32(argument, 32) === 0 && reservedIsZero ? iotlbGetFd(device, argument) : -Errno.EINVAL;
 }
@@ -160,6 +159,10 @@ function setupKickFd(device: SoftwareDevice, argument: Uint8Array): number {
     } catch {
       return -Errno.EBADF;
     }
+    if (readlinkSync(`/proc/self/fd/${own}`) !== 'anon_inode:[eventfd]') {
+      closeFd(own);
+      return -Errno.EINVAL;
+    }
   }
   device.queues[index].setKickFd(own);
   return 0;
@@ -178,11 +181,14 @@ function registerUserMemory(device: SoftwareDevice, argument: Uint8Array): numbe
   const { address, iova, size, reservedIsZero } = readUserMemory(argument);
   const { domain } = device;
   const fits = domain?.bounceMapped === true && size === BigInt(domain.bounceBytes) && iova === 0n;
-  if (!reservedIsZero || !fits || address % pageSize !== 0 || address === 0) {
+  if (!reservedIsZero || !fits || address % pageSize !== 0) {
     return -Errno.EINVAL;
   }
   if (device.userMemory !== 0) {
     return -Errno.EEXIST;
+  }
+  if (address === 0) {
+    return -Errno.EFAULT;
   }
   domain.replaceBounce(address);
   device.userMemory = address;

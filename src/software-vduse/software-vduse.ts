@@ -3,7 +3,7 @@
  * bytes and error numbers, so that the transport and the devices can't tell the difference. Also the vDPA bus:
  * a bus driver gets each device that is added.
  */
-import { VduseError } from '../base/errors.js';
+import { type ErrorCode, VduseError } from '../base/errors.js';
 import { limits } from '../base/limits.js';
 import { Errno } from '../native/errno.js';
 import { closeFd, createEventFd } from '../native/fd.js';
@@ -56,6 +56,13 @@ const netControlQueue = 1n << 17n;
 const queueCountMax = 0xffff;
 const groupCountMax = 0xffff;
 
+const controlRequests: readonly number[] = [
+  VduseIoctl.GET_API_VERSION,
+  VduseIoctl.SET_API_VERSION,
+  VduseIoctl.CREATE_DEV,
+  VduseIoctl.DESTROY_DEV,
+];
+
 type OpenFile =
   | { readonly kind: 'control'; apiVersion: number }
   | { readonly kind: 'device'; readonly device: SoftwareDevice };
@@ -68,23 +75,34 @@ function areFeaturesValid(question: DeviceConfigQuestion): boolean {
   return (features & needed) === needed && (features & refused) === 0n;
 }
 
+/** Virtio 2.7: the used ring is aligned to 4 at least. Linux 6.12 takes everything up to a page. */
+function isAlignmentValid(alignment: number): boolean {
+  return alignment >= 4 && alignment <= pageSize && (alignment & (alignment - 1)) === 0;
+}
+
 function isConfigValid(question: DeviceConfigQuestion, apiVersion: number): boolean {
   const { groupCount, addressSpaceCount } = question;
+  const inRange = (count: number): boolean => count >= 1 && count <= groupCountMax;
   const groupsFit =
     apiVersion === 0
       ? groupCount === 0 && addressSpaceCount === 0
-      : groupCount >= 1 && groupCount <= groupCountMax && addressSpaceCount >= 1;
+      : inRange(groupCount) && inRange(addressSpaceCount);
   return (
     question.reservedIsZero &&
     groupsFit &&
-    question.queueAlignment > 0 &&
-    question.queueAlignment <= pageSize &&
+    isAlignmentValid(question.queueAlignment) &&
     question.configBytes <= limits.configSpaceBytesMax &&
     question.queueCount <= queueCountMax &&
     question.name !== '' &&
     allowedDeviceIds.includes(question.deviceId) &&
     areFeaturesValid(question)
   );
+}
+
+/** The same codes as Linux's vDPA bus gets (native/vdpa.ts): callers tell them apart by those. */
+function busError(code: ErrorCode, change: 'add' | 'del', errno: number, name: string): VduseError {
+  const cause = systemCallError(`vdpa dev ${change}`, errno, name);
+  return new VduseError(code, cause.message, { cause });
 }
 
 export class SoftwareVduse implements VduseKernel {
@@ -95,6 +113,7 @@ export class SoftwareVduse implements VduseKernel {
   readonly #trace: VduseTrace | undefined;
   readonly #devices = new Map<string, SoftwareDevice>();
   readonly #files = new Map<number, OpenFile>();
+  #lastBusChange: Promise<void> = Promise.resolve();
 
   constructor(options: SoftwareVduseOptions = {}) {
     this.#apiVersion = options.apiVersion ?? vduseApiVersionMax;
@@ -148,14 +167,21 @@ export class SoftwareVduse implements VduseKernel {
   }
 
   read(fd: number, buffer: Uint8Array): number {
-    const device = this.#device(fd);
-    const result = device?.messages.read(buffer) ?? -Errno.EBADF;
-    device?.updateReadiness();
+    const file = this.#files.get(fd);
+    if (file?.kind !== 'device') {
+      return file === undefined ? -Errno.EBADF : -Errno.EINVAL;
+    }
+    const result = file.device.messages.read(buffer);
+    file.device.updateReadiness();
     return result;
   }
 
   write(fd: number, buffer: Uint8Array): number {
-    return this.#device(fd)?.messages.write(buffer) ?? -Errno.EBADF;
+    const file = this.#files.get(fd);
+    if (file?.kind !== 'device') {
+      return file === undefined ? -Errno.EBADF : -Errno.EINVAL;
+    }
+    return file.device.messages.write(buffer);
   }
 
   watch(fd: number, onReadable: () => void): FdWatcher {
@@ -171,13 +197,32 @@ export class SoftwareVduse implements VduseKernel {
     return this.#messageTimeoutMs;
   }
 
-  async addToBus(name: string): Promise<void> {
+  addToBus(name: string): Promise<void> {
+    return this.#onBus(() => this.#addToBus(name));
+  }
+
+  removeFromBus(name: string): Promise<void> {
+    return this.#onBus(() => this.#removeFromBus(name));
+  }
+
+  isOnBus(name: string): boolean {
+    return this.#devices.get(name)?.onBus === true;
+  }
+
+  /** One change of the bus after the other, as Linux's lock has it: nothing is removed while it is probed. */
+  #onBus(change: () => Promise<void>): Promise<void> {
+    const result = this.#lastBusChange.then(change);
+    this.#lastBusChange = result.catch(() => {});
+    return result;
+  }
+
+  async #addToBus(name: string): Promise<void> {
     const device = this.#devices.get(name);
     if (device?.isReady !== true) {
-      throw systemCallError('vdpa dev add', Errno.EINVAL, name);
+      throw busError('ATTACH_FAILED', 'add', Errno.EINVAL, name);
     }
     if (device.onBus) {
-      throw systemCallError('vdpa dev add', Errno.EEXIST, name);
+      throw busError('ALREADY_EXISTS', 'add', Errno.EEXIST, name);
     }
     device.onBus = true;
     device.openDomain();
@@ -189,17 +234,16 @@ export class SoftwareVduse implements VduseKernel {
     }
   }
 
-  async removeFromBus(name: string): Promise<void> {
+  async #removeFromBus(name: string): Promise<void> {
     const device = this.#devices.get(name);
     if (device?.onBus !== true) {
-      throw systemCallError('vdpa dev del', Errno.ENODEV, name);
+      throw busError('NOT_FOUND', 'del', Errno.ENODEV, name);
     }
-    await this.#busDriver?.remove(device);
-    device.onBus = false;
-  }
-
-  isOnBus(name: string): boolean {
-    return this.#devices.get(name)?.onBus === true;
+    try {
+      await this.#busDriver?.remove(device);
+    } finally {
+      device.onBus = false;
+    }
   }
 
   #open(file: OpenFile): number {
@@ -219,6 +263,9 @@ export class SoftwareVduse implements VduseKernel {
     request: number,
     argument: Uint8Array | null,
   ): number {
+    if (!controlRequests.includes(request)) {
+      return -Errno.EINVAL;
+    }
     if (argument === null || argument.byteLength < ((request >>> 16) & 0x3fff)) {
       return -Errno.EFAULT;
     }

@@ -3,6 +3,9 @@ import { BlkFrontend, type BlkFrontendOptions } from './blk-frontend.js';
 import type { VdpaBusDriver } from './software-vduse.js';
 import type { VdpaDevice } from './vdpa-device.js';
 
+/** Virtio 2.1: ACKNOWLEDGE. */
+const statusAcknowledge = 1;
+
 export class VirtioVdpa implements VdpaBusDriver {
   readonly #options: BlkFrontendOptions;
   readonly #frontends = new Map<string, BlkFrontend>();
@@ -19,6 +22,10 @@ export class VirtioVdpa implements VdpaBusDriver {
     const frontend = this.#frontends.get(device.name);
     this.#frontends.delete(device.name);
     await frontend?.remove();
+    if (frontend !== undefined) {
+      // As Linux's virtio core leaves a device that has no driver any more.
+      await device.setStatus(statusAcknowledge);
+    }
   }
 
   /** The disk that a device became. */
