@@ -1,9 +1,9 @@
 /**
- * One VDUSE device in software: the same state, messages and rules as in Linux. software-ioctls.ts has the
+ * One VDUSE device in software: the same state, messages and rules as in Linux. device-ioctls.ts has the
  * device's side of it, VdpaDevice is what the vDPA bus asks of it.
  */
 
-import { closeFd, createEventFd, drainEventFd, signalEventFd } from '../native/fd.js';
+import { closeFd, createEventFd, drainEventFd, duplicateFd, signalEventFd } from '../native/fd.js';
 import { VduseRequestType } from '../native/vduse-abi.js';
 import type { DeviceConfigQuestion } from '../native/vduse-abi-driver.js';
 import type { IotlbMap } from './iotlb.js';
@@ -29,8 +29,10 @@ export class SoftwareQueue {
   kicked = false;
   /** The device's kick eventfd, a descriptor of our own; -1 for none. */
   kickFd = -1;
-  /** The driver's call eventfd, the driver's own; -1 for none. */
+  /** The driver's call eventfd, a descriptor of our own: the driver may close its own any time. -1 for none. */
   callFd = -1;
+  /** Call eventfds of resets that the device did not agree to: its queues may signal them until it is destroyed. */
+  readonly #abandoned: number[] = [];
 
   setKickFd(fd: number): void {
     if (this.kickFd >= 0) {
@@ -41,6 +43,14 @@ export class SoftwareQueue {
       this.kicked = false;
       signalEventFd(fd);
     }
+  }
+
+  setCallFd(fd: number): void {
+    const own = fd < 0 ? -1 : duplicateFd(fd);
+    if (this.callFd >= 0) {
+      closeFd(this.callFd);
+    }
+    this.callFd = own;
   }
 
   kick(): void {
@@ -54,7 +64,8 @@ export class SoftwareQueue {
     }
   }
 
-  reset(): void {
+  /** `stopped`: the device has agreed to the reset and does not touch the queue any more. */
+  reset(options: { readonly stopped: boolean }): void {
     this.size = 0;
     this.descriptorAddress = 0;
     this.driverAddress = 0;
@@ -63,7 +74,19 @@ export class SoftwareQueue {
     this.ready = false;
     this.kicked = false;
     this.setKickFd(-1);
-    this.callFd = -1;
+    if (!options.stopped && this.callFd >= 0) {
+      this.#abandoned.push(this.callFd);
+      this.callFd = -1;
+    }
+    this.setCallFd(-1);
+  }
+
+  /** Frees what is left. Nobody has the device open. */
+  destroy(): void {
+    this.reset({ stopped: true });
+    for (const fd of this.#abandoned.splice(0)) {
+      closeFd(fd);
+    }
   }
 }
 
@@ -162,7 +185,7 @@ export class SoftwareDevice implements VdpaDevice {
   destroy(): void {
     this.messages.close();
     for (const queue of this.queues) {
-      queue.reset();
+      queue.destroy();
     }
     this.#domain?.close();
     closeFd(this.readyFd);
@@ -180,6 +203,10 @@ export class SoftwareDevice implements VdpaDevice {
     if (callback !== undefined) {
       setImmediate(callback);
     }
+  }
+
+  get messageTimeoutMs(): number {
+    return this.messages.timeoutMs;
   }
 
   get isDriverOk(): boolean {
@@ -213,7 +240,7 @@ export class SoftwareDevice implements VdpaDevice {
   }
 
   setQueueCall(index: number, fd: number): void {
-    this.queues[index].callFd = fd;
+    this.queues[index].setCallFd(fd);
   }
 
   setQueueState(index: number, availIndex: number): void {
@@ -252,7 +279,7 @@ export class SoftwareDevice implements VdpaDevice {
     this.generation++;
     this.#onConfigChange = undefined;
     for (const queue of this.queues) {
-      queue.reset();
+      queue.reset({ stopped: accepted });
     }
     return accepted;
   }
