@@ -5,7 +5,7 @@
 import { VduseError } from '../base/errors.js';
 import { addressOf, viewMemory } from '../native/ffi.js';
 import { hasFeature, RING_F } from '../virtqueue/layout.js';
-import { FrontendQueue, type FrontendRequest } from './frontend-queue.js';
+import { FrontendQueue, type FrontendRequest, payloadSegmentsMax } from './frontend-queue.js';
 import type { IovaDomain, SharedMemory } from './iova-domain.js';
 import type { VdpaDevice } from './vdpa-device.js';
 
@@ -26,10 +26,12 @@ const BLK_T = { IN: 0, OUT: 1, FLUSH: 4, GET_ID: 8, DISCARD: 11, WRITE_ZEROES: 1
 const CONFIG = {
   capacity: 0,
   sizeMax: 8,
+  segMax: 12,
   blkSize: 20,
   numQueues: 34,
   maxDiscardSectors: 36,
   maxWriteZeroesSectors: 48,
+  end: 60,
 } as const;
 const rangeFlagUnmap = 1;
 const sectorBytes = 512;
@@ -38,6 +40,9 @@ const blockDeviceId = 2;
 /** Requests longer than this are done as several: a bounce region must have room for more than one. */
 const requestBytesMax = 1 << 20;
 const queueSizeMax = 256;
+/** More segments than that are not worth a request. */
+const segmentsMax = 62;
+const pageBytes = 4096;
 
 const ringBits = [RING_F.INDIRECT_DESC, RING_F.EVENT_IDX, RING_F.VERSION_1, RING_F.ACCESS_PLATFORM];
 const knownFeatures = [...Object.values(BLK_F), ...ringBits].reduce(
@@ -66,8 +71,9 @@ export class BlkFrontend {
   readonly domain: IovaDomain;
   readonly #device: VdpaDevice;
   readonly #queues: readonly FrontendQueue[];
-  readonly #segmentBytesMax: number;
+  readonly #requestBytesMax: number;
   #nextQueue = 0;
+  #removing = false;
   /** Called when the device says that its size is another one. */
   onResize: ((size: number) => void) | undefined;
 
@@ -109,21 +115,53 @@ export class BlkFrontend {
     const sizeMax = hasFeature(features, BLK_F.SIZE_MAX)
       ? config.getUint32(CONFIG.sizeMax, true)
       : requestBytesMax;
-    this.#segmentBytesMax = Math.max(4096, Math.min(requestBytesMax, sizeMax));
-    this.#queues = Array.from(
-      { length: this.queueCount },
-      (_, index) =>
-        new FrontendQueue({
-          device,
-          domain: this.domain,
-          index,
-          size: Math.min(queueSizeMax, device.queueSizeMax(index)),
-          eventIdx: hasFeature(features, RING_F.EVENT_IDX),
-          indirect: hasFeature(features, RING_F.INDIRECT_DESC),
-          segmentBytesMax: this.#segmentBytesMax,
-        }),
-    );
+    // Whole sectors: a piece of a request is a request of its own.
+    const sectors = Math.floor(Math.min(requestBytesMax, sizeMax) / sectorBytes);
+    const segmentBytesMax = Math.max(1, sectors) * sectorBytes;
+    this.#queues = this.#makeQueues(segmentBytesMax);
+    this.#requestBytesMax = this.#longestRequest(segmentBytesMax, config);
     device.setConfigCallback(() => this.onResize?.(this.size));
+  }
+
+  #makeQueues(segmentBytesMax: number): readonly FrontendQueue[] {
+    const queues: FrontendQueue[] = [];
+    try {
+      for (let index = 0; index < this.queueCount; index++) {
+        queues.push(
+          new FrontendQueue({
+            device: this.#device,
+            domain: this.domain,
+            index,
+            size: Math.min(queueSizeMax, this.#device.queueSizeMax(index)),
+            eventIdx: hasFeature(this.features, RING_F.EVENT_IDX),
+            indirect: hasFeature(this.features, RING_F.INDIRECT_DESC),
+            segmentBytesMax,
+            // All queues share the bounce region: one that has nothing in flight is woken by the others' ends.
+            onEnded: () => {
+              for (const queue of queues) {
+                queue.startWaiting();
+              }
+            },
+          }),
+        );
+      }
+      return queues;
+    } catch (error) {
+      for (const queue of queues) {
+        queue.close();
+      }
+      throw error;
+    }
+  }
+
+  /** What fits into one chain, and twice into the bounce region: a longer request would wait for ever. */
+  #longestRequest(segmentBytesMax: number, config: DataView): number {
+    const indirect = hasFeature(this.features, RING_F.INDIRECT_DESC);
+    const sizes = this.#queues.map(({ size }) => payloadSegmentsMax({ size, indirect }));
+    const offered = hasFeature(this.features, BLK_F.SEG_MAX) ? config.getUint32(CONFIG.segMax, true) : 1;
+    const segments = Math.max(1, Math.min(segmentsMax, offered, ...sizes));
+    const half = Math.floor(this.domain.mapBytesMax / (2 * pageBytes)) * pageBytes;
+    return Math.min(requestBytesMax, segments * segmentBytesMax, half);
   }
 
   /** Bytes. */
@@ -210,9 +248,14 @@ export class BlkFrontend {
     this.domain.removeShared(buffer.memory);
   }
 
-  /** Ends the use of the device: requests in flight end first, new ones are refused. */
+  /**
+   * Ends the use of the device: requests in flight end first, as long as a message may wait, and new ones are
+   * refused. What is left then fails.
+   */
   async remove(): Promise<void> {
-    await Promise.all(this.#queues.map((queue) => queue.drained()));
+    this.#removing = true;
+    const drained = Promise.all(this.#queues.map((queue) => queue.drained()));
+    await settledWithin(drained, this.#device.messageTimeoutMs);
     this.#device.setConfigCallback(undefined);
     await this.#device.reset();
     this.close();
@@ -228,13 +271,20 @@ export class BlkFrontend {
 
   #config(): DataView {
     const { config } = this.#device;
-    return new DataView(config.buffer, config.byteOffset, config.byteLength);
+    if (config.byteLength >= CONFIG.end) {
+      return new DataView(config.buffer, config.byteOffset, config.byteLength);
+    }
+    // Fields that a device leaves out read as zeroes, as in Linux.
+    const padded = new Uint8Array(CONFIG.end);
+    padded.set(config);
+    return new DataView(padded.buffer);
   }
 
   async #transfer(type: number, offset: number, buffer: Uint8Array): Promise<void> {
+    checkSectors(offset, buffer.length);
     const address = addressOf(buffer);
     const direction = type === BLK_T.IN ? 'from-device' : 'to-device';
-    if (buffer.length <= requestBytesMax) {
+    if (buffer.length <= this.#requestBytesMax) {
       await this.#submit({
         type,
         sector: offset / sectorBytes,
@@ -246,8 +296,8 @@ export class BlkFrontend {
       return;
     }
     const parts: Promise<void>[] = [];
-    for (let done = 0; done < buffer.length; done += requestBytesMax) {
-      const length = Math.min(requestBytesMax, buffer.length - done);
+    for (let done = 0; done < buffer.length; done += this.#requestBytesMax) {
+      const length = Math.min(this.#requestBytesMax, buffer.length - done);
       const sector = (offset + done) / sectorBytes;
       parts.push(this.#submit({ type, sector, address: address + done, length, direction, keep: buffer }));
     }
@@ -261,6 +311,7 @@ export class BlkFrontend {
     flags: number;
     max: number;
   }): Promise<void> {
+    checkSectors(request.offset, request.length);
     const parts: Promise<void>[] = [];
     const pieceBytes = Math.max(1, request.max) * sectorBytes;
     for (let done = 0; done < request.length; done += pieceBytes) {
@@ -273,6 +324,9 @@ export class BlkFrontend {
   }
 
   #submit(request: FrontendRequest): Promise<void> {
+    if (this.#removing) {
+      return Promise.reject(new VduseError('ABORTED', `'${this.name}' is being removed`));
+    }
     const queue = this.#queues[this.#nextQueue];
     this.#nextQueue = (this.#nextQueue + 1) % this.#queues.length;
     return queue.submit(request);
@@ -280,6 +334,27 @@ export class BlkFrontend {
 }
 
 const noPayload = { address: 0, length: 0, direction: 'to-device' } as const;
+
+/** Throws INVALID_ARGUMENT: a request counts in sectors, and rounding would move data. */
+function checkSectors(offset: number, length: number): void {
+  const whole = Number.isSafeInteger(offset) && offset >= 0 && offset % sectorBytes === 0;
+  if (!whole || !Number.isSafeInteger(length) || length < 0 || length % sectorBytes !== 0) {
+    throw new VduseError(
+      'INVALID_ARGUMENT',
+      `${length} bytes at ${offset}: a request has whole sectors of ${sectorBytes} bytes`,
+    );
+  }
+}
+
+/** Resolves with the promise, or when the time is up; 0 waits for ever. */
+async function settledWithin(work: Promise<unknown>, timeoutMs: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => {
+    timer = timeoutMs > 0 ? setTimeout(resolve, timeoutMs) : undefined;
+  });
+  await Promise.race([work, late]);
+  clearTimeout(timer);
+}
 
 /** All parts end before the whole does: a buffer is its caller's again only then. */
 async function settleAll(parts: readonly Promise<void>[]): Promise<void> {

@@ -19,6 +19,10 @@ const rangeBytes = 16;
 const statusOffset = headerBytes + rangeBytes;
 const slotBytes = 64;
 const indirectEntries = 8;
+/** Segments of a payload that every chain has room for: a table less header and status, or the smallest queue. */
+export function payloadSegmentsMax(queue: { readonly size: number; readonly indirect: boolean }): number {
+  return (queue.indirect ? Math.max(indirectEntries, queue.size) : queue.size) - 2;
+}
 const statusOk = 0;
 const statusUnsupported = 2;
 /** What the device has not written: no status of virtio. */
@@ -33,6 +37,8 @@ export interface FrontendQueueOptions {
   readonly indirect: boolean;
   /** The longest segment of a payload, bytes. */
   readonly segmentBytesMax: number;
+  /** Called when requests have ended: what they held in the domain is free for other queues' requests. */
+  readonly onEnded: () => void;
 }
 
 export interface FrontendRequest {
@@ -68,6 +74,7 @@ function failure(errno: number, request: FrontendRequest): SystemCallError {
 
 export class FrontendQueue {
   readonly index: number;
+  readonly size: number;
   readonly #options: FrontendQueueOptions;
   readonly #coherent: { iova: number; hostAddress: number };
   readonly #coherentBytes: number;
@@ -91,6 +98,7 @@ export class FrontendQueue {
   constructor(options: FrontendQueueOptions) {
     const { size, domain, device, index } = options;
     this.index = index;
+    this.size = size;
     this.#options = options;
     const driverOffset = align(descriptorTableBytes(size), 4096);
     const deviceOffset = align(driverOffset + availableRingBytes(size), 4096);
@@ -253,13 +261,13 @@ export class FrontendQueue {
       const count = this.#broken ? 0 : this.#queue.popUsed(this.#batch);
       if (count < 0) {
         this.fail();
-        return;
+        break;
       }
       for (let n = 0; n < count; n++) {
         this.#complete(this.#batch.token[n]);
       }
     } while (!this.#broken && this.#queue.enableNotifications());
-    this.#startWaiting();
+    this.#options.onEnded();
   }
 
   #complete(slot: number): void {
@@ -298,7 +306,8 @@ export class FrontendQueue {
     }
   }
 
-  #startWaiting(): void {
+  /** Starts what waits, as far as there is room now. */
+  startWaiting(): void {
     while (this.#waiting.length > 0 && this.#start(this.#waiting[0])) {
       this.#waiting.shift();
     }

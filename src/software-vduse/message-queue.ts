@@ -1,7 +1,7 @@
 /** Messages from the driver to a device, and the answers: ids, the time limit, and what a re-open does. */
 import { Errno } from '../native/errno.js';
-import type { VduseTrace } from './trace.js';
 import { vduseMessageBytes } from '../native/vduse-abi.js';
+import type { VduseTrace } from './trace.js';
 
 /** What waits for its answer. Resolves with the response's bytes, or undefined where it failed. */
 interface PendingMessage {

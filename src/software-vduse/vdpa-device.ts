@@ -11,6 +11,8 @@ export interface VdpaDevice {
   /** The configuration space as it is now. */
   readonly config: Uint8Array;
   readonly status: number;
+  /** How long a message may wait for its answer, milliseconds; 0 for ever. */
+  readonly messageTimeoutMs: number;
   /** The device's IOMMU, made when first asked for. */
   openDomain(): IovaDomain;
   queueSizeMax(index: number): number;
