@@ -210,6 +210,19 @@ export class FrontEndQueue {
     return this.#memory.read(this.place.deviceAddress, usedRingBytes(this.size));
   }
 
+  /** Gives a chain of readable buffers to the device as they are, and does not wait for it. */
+  submitRaw(pieces: readonly { address: number; length: number }[]): void {
+    const buffers = new ChainBuffers(pieces.length);
+    for (const { address, length } of pieces) {
+      buffers.addReadable(address, length);
+    }
+    const token = this.#nextToken++;
+    assert.ok(this.#driver.addAvailable(buffers, token) >= 0);
+    this.#pending.set(token, { buffers, release() {}, resolve() {} });
+    this.#driver.publishAvailable();
+    signalEventFd(this.kickFd);
+  }
+
   /** Gives a chain to the device. `writableBytes` are its writable buffers as they are now. */
   submit(offer: Offer): { done: Promise<Exchange>; writableBytes: () => Uint8Array } {
     const memory = this.#memory;

@@ -5,6 +5,7 @@ import type { Logger } from '../../base/log.js';
 import type { BlockNode } from '../../block/node.js';
 import type { MemoryRegion } from '../../memory/guest-memory.js';
 import { describeErrno } from '../../native/errno.js';
+import { checkInteger, checkPowerOfTwo } from '../check-number.js';
 import type { QueueHost, QueueHosts, QueueListener } from '../queue-host.js';
 import { nextQueueId } from '../queue-id.js';
 import { type DeviceStatistics, QueueField, SharedDeviceState } from '../statistics.js';
@@ -43,25 +44,6 @@ const segmentBytesMax = 4 << 20;
 const rangeBytesMax = 1 << 30;
 /** No vendor of the PCI registry: VDUSE and vhost-user devices have none. */
 const vendorId = 0;
-
-function checkInteger(what: string, value: number, range: { min: number; max: number }): void {
-  if (!Number.isInteger(value) || value < range.min || value > range.max) {
-    throw new VduseError(
-      'INVALID_ARGUMENT',
-      `${what} ${value} is out of range: it must be from ${range.min} to ${range.max}`,
-    );
-  }
-}
-
-function checkPowerOfTwo(what: string, value: number, range: { min: number; max: number }): void {
-  checkInteger(what, value, range);
-  if ((value & (value - 1)) !== 0) {
-    const lower = 2 ** Math.floor(Math.log2(value));
-    throw new VduseError('INVALID_ARGUMENT', `${what} ${value} is not a power of two`, {
-      hint: `The nearest ones are ${lower} and ${lower * 2}.`,
-    });
-  }
-}
 
 export class BlkDevice implements VirtioDevice {
   readonly deviceId = DeviceId.BLOCK;

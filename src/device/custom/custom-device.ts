@@ -3,6 +3,7 @@ import { VduseError } from '../../base/errors.js';
 import { limits } from '../../base/limits.js';
 import type { MemoryRegion } from '../../memory/guest-memory.js';
 import { RING_F } from '../../virtqueue/layout.js';
+import { checkInteger, checkPowerOfTwo } from '../check-number.js';
 import type { QueueHost, QueueHosts } from '../queue-host.js';
 import { nextQueueId } from '../queue-id.js';
 import { QueueField, SharedDeviceState } from '../statistics.js';
@@ -41,6 +42,27 @@ const ringFeatures = [RING_F.INDIRECT_DESC, RING_F.EVENT_IDX, RING_F.VERSION_1].
   0n,
 );
 
+const defaultQueueSize = 256;
+/** 2.2: bits 24 to 49 are the queues' and the transport's; a device type has the others. */
+const deviceTypeFeatures = ((1n << 24n) - 1n) | (((1n << 14n) - 1n) << 50n);
+
+function check(definition: DeviceDefinition): void {
+  const { deviceId, queueCount, queueSize = defaultQueueSize, features = 0n, config } = definition;
+  checkInteger('device type', deviceId, { min: 1, max: 0xffff_ffff });
+  checkInteger('number of queues', queueCount, { min: 1, max: limits.queueCountMax });
+  checkPowerOfTwo('queue size', queueSize, { min: 1, max: limits.queueSizeMax });
+  checkInteger('length of the configuration space', config?.length ?? 0, {
+    min: 0,
+    max: limits.configSpaceBytesMax,
+  });
+  if ((features & ~deviceTypeFeatures) !== 0n) {
+    throw new VduseError(
+      'INVALID_ARGUMENT',
+      `features 0x${features.toString(16)}: only bits 0 to 23 and 50 to 63 are a device type's own`,
+    );
+  }
+}
+
 export class CustomDevice implements VirtioDevice {
   readonly deviceId: number;
   readonly vendorId = 0;
@@ -61,16 +83,11 @@ export class CustomDevice implements VirtioDevice {
   /** Throws INVALID_ARGUMENT for numbers out of range. */
   constructor(definition: DeviceDefinition, hosts: QueueHosts) {
     const { queueCount } = definition;
-    if (!Number.isInteger(queueCount) || queueCount < 1 || queueCount > limits.queueCountMax) {
-      throw new VduseError(
-        'INVALID_ARGUMENT',
-        `a device of ${queueCount} queues: 1 to ${limits.queueCountMax} can be`,
-      );
-    }
+    check(definition);
     this.deviceId = definition.deviceId;
     this.deviceFeatures = (definition.features ?? 0n) | ringFeatures;
     this.queueCount = queueCount;
-    this.queueSizeMax = definition.queueSize ?? 256;
+    this.queueSizeMax = definition.queueSize ?? defaultQueueSize;
     this.#config = definition.config ?? new Uint8Array(8);
     this.#host = hosts.local();
     this.#key = registerRequestFunction(definition.onRequest);
@@ -123,7 +140,12 @@ export class CustomDevice implements VirtioDevice {
     const running = [...this.#running];
     this.#running.clear();
     this.#missing.clear();
-    this.#onStop();
+    try {
+      this.#onStop();
+    } catch (error) {
+      // The queues stop all the same.
+      this.#onError(error);
+    }
     const stops = await Promise.all(
       running.map(async ([index, id]) => ({ index, ...(await this.#host.stop(id, options.timeoutMs)) })),
     );

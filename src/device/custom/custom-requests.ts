@@ -2,6 +2,7 @@
  * Runs a user's device: hands each request's bytes to its function and writes the answer into the driver's
  * buffers. The data is copied, because user code may keep what it is given.
  */
+import { limits } from '../../base/limits.js';
 import { addressOf } from '../../native/ffi.js';
 import { copyMemory } from '../../native/memory.js';
 import type { Reactor } from '../../reactor/reactor.js';
@@ -45,6 +46,15 @@ export function registerRequestFunction(handle: RequestFunction): number {
   return nextKey++;
 }
 
+/** Memory for a copy, or undefined where the driver asks for more than there is. */
+function allocate(length: number): Uint8Array | undefined {
+  try {
+    return length > limits.requestBytesMax ? undefined : new Uint8Array(new ArrayBuffer(length));
+  } catch {
+    return undefined;
+  }
+}
+
 interface Segment {
   readonly address: number;
   readonly length: number;
@@ -69,8 +79,11 @@ export class CustomRequests implements ChainHandler {
     this.#handle = handle;
   }
 
-  onChain(head: number, chain: DescriptorChain): undefined {
-    const data = new Uint8Array(new ArrayBuffer(chain.readableBytes));
+  onChain(head: number, chain: DescriptorChain): string | undefined {
+    const data = allocate(chain.readableBytes);
+    if (data === undefined) {
+      return `a request of ${chain.readableBytes} bytes is too long to be copied`;
+    }
     let at = 0;
     for (let n = 0; n < chain.readableCount; n++) {
       copyMemory(addressOf(data) + at, chain.hostAddress[n], chain.length[n]);
@@ -92,10 +105,12 @@ export class CustomRequests implements ChainHandler {
       (answer) => this.#complete(head, room, answer),
       (error: unknown) => {
         this.#queue.counters[QueueField.ERRORS]++;
-        this.#context.onFailure(error);
+        // First the request: what is told may throw.
         this.#complete(head, room, undefined);
+        this.#context.onFailure(error);
       },
     );
+    return undefined;
   }
 
   /** Promises can't be cancelled; what they will answer is dropped, and their requests end empty. */
@@ -108,7 +123,11 @@ export class CustomRequests implements ChainHandler {
   close(): void {}
 
   async #run(request: DeviceRequest): Promise<Uint8Array | undefined> {
-    return this.#handle(request);
+    const answer: unknown = await this.#handle(request);
+    if (answer !== undefined && !(answer instanceof Uint8Array)) {
+      throw new TypeError('the answer to a request must be a Uint8Array, or undefined');
+    }
+    return answer;
   }
 
   #complete(head: number, room: readonly Segment[], answer: Uint8Array | undefined): void {
