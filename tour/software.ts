@@ -4,13 +4,8 @@ import { mkdtempSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import logUpdate from 'log-update';
-import { createLogger } from '../src/base/log.js';
-import { openBlockNode } from '../src/block/open.js';
-import { createVduseBlkExport } from '../src/daemon/vduse-export.js';
+import { openSoftwareDisk } from '../src/daemon/open-software-disk.js';
 import type { BlkFrontend } from '../src/software-vduse/blk-frontend.js';
-import { SoftwareVduse } from '../src/software-vduse/software-vduse.js';
-import { VirtioVdpa } from '../src/software-vduse/virtio-vdpa.js';
-import { QueueThreadPool } from '../src/worker/queue-thread-pool.js';
 import { createImage } from './image.js';
 import { describeEvent, isMilestone } from './trace-text.js';
 
@@ -96,16 +91,6 @@ async function measure(disk: BlkFrontend, depth: number): Promise<void> {
 export async function softwareTour(options: SoftwareTourOptions): Promise<void> {
   line(`Not on this machine's own VDUSE (${options.why}): the software driver plays the kernel.`);
   const folder = mkdtempSync(join(tmpdir(), 'vduse-quickstart-'));
-  const bus = new VirtioVdpa();
-  const kernel = new SoftwareVduse({
-    busDriver: bus,
-    trace: (event) => {
-      if (options.trace || isMilestone(event)) {
-        line(`  ${describeEvent(event)}`);
-      }
-    },
-  });
-  const hosts = new QueueThreadPool();
   try {
     title('A disk image');
     const image = join(folder, 'demo.img');
@@ -113,44 +98,40 @@ export async function softwareTour(options: SoftwareTourOptions): Promise<void> 
     line(`${image}: ${imageBytes / mebibyte} MiB, sparse`);
 
     title('Becomes a virtio device, and a disk: what the driver and the device say to each other');
-    const node = await openBlockNode({
-      driver: 'file',
-      filename: image,
-      nodeName: 'demo',
-      discard: 'unmap',
+    const { disk, close } = await openSoftwareDisk(image, {
+      name: 'demo',
+      queues: 2,
+      trace: (event) => {
+        if (options.trace || isMilestone(event)) {
+          line(`  ${describeEvent(event)}`);
+        }
+      },
     });
-    const blockExport = await createVduseBlkExport(
-      { id: 'demo', node, name: 'demo', writable: true, queueCount: 2 },
-      { hosts, logger: createLogger({ level: 'warn' }), kernel },
-    );
     try {
-      await kernel.addToBus('demo');
-      const disk = bus.disk('demo');
-      if (disk === undefined) {
-        throw new Error('the bus driver made no disk');
-      }
-      line(
-        `disk '${await disk.getId()}': ${disk.size / mebibyte} MiB, ${disk.queueCount} queues, blocks of ${disk.blockSize}`,
-      );
-      title('Write, flush, read back, compare');
-      await verify(disk);
-      title('Figures (promises in this process; the image is in the page cache)');
-      await measure(disk, 1);
-      await measure(disk, 32);
-      title('Discard gives the blocks back to the file system below');
-      const before = statSync(image).blocks / 2048;
-      await disk.discard(0, imageBytes);
-      line(`${before} MiB allocated before, ${statSync(image).blocks / 2048} MiB after`);
+      await show(disk, image);
       title('Detach');
     } finally {
-      await blockExport.close({ hard: true });
-      await node.close();
+      await close();
     }
     line(next);
   } finally {
-    await hosts.close();
     rmSync(folder, { recursive: true, force: true });
   }
+}
+
+async function show(disk: BlkFrontend, image: string): Promise<void> {
+  line(
+    `disk '${await disk.getId()}': ${disk.size / mebibyte} MiB, ${disk.queueCount} queues, blocks of ${disk.blockSize}`,
+  );
+  title('Write, flush, read back, compare');
+  await verify(disk);
+  title('Figures (promises in this process; the image is in the page cache)');
+  await measure(disk, 1);
+  await measure(disk, 32);
+  title('Discard gives the blocks back to the file system below');
+  const before = statSync(image).blocks / 2048;
+  await disk.discard(0, imageBytes);
+  line(`${before} MiB allocated before, ${statSync(image).blocks / 2048} MiB after`);
 }
 
 const next = `

@@ -62,9 +62,10 @@ export function deviceNameFor(source: string): string {
   return name === '' || name === 'control' ? `disk-${randomBytes(3).toString('hex')}` : name.slice(0, 64);
 }
 
-async function openSource(
+/** Opens what a disk is made of, and finds it a name. */
+export async function openSource(
   source: string | BlockNodeOptions | BlockSource,
-  options: DiskOptions,
+  options: { readonly name?: string; readonly readOnly?: boolean },
 ): Promise<{ node: BlockNode; name: string }> {
   const readOnly = options.readOnly ?? false;
   if (typeof source === 'string') {

@@ -23,7 +23,7 @@ const FAMILY_NAME = 'vdpa';
 const FAMILY_VERSION = 1;
 
 /** enum vdpa_command. */
-const Command = { MGMTDEV_GET: 2, DEV_NEW: 3, DEV_DEL: 4, DEV_GET: 5, DEV_CONFIG_GET: 6 } as const;
+const Command = { MGMTDEV_GET: 2, DEV_NEW: 3, DEV_DEL: 4, DEV_GET: 5 } as const;
 
 /** enum vdpa_attr. */
 const Attribute = {
@@ -35,7 +35,6 @@ const Attribute = {
   DEV_VENDOR_ID: 6,
   DEV_MAX_VQS: 7,
   DEV_MAX_VQ_SIZE: 8,
-  DEV_NEGOTIATED_FEATURES: 14,
   DEV_MGMTDEV_MAX_VQS: 15,
   DEV_SUPPORTED_FEATURES: 16,
 } as const;
@@ -63,13 +62,6 @@ export interface VdpaManagementDevice {
   /** Undefined where an older kernel does not say. */
   readonly maxVqs: number | undefined;
   readonly supportedFeatures: bigint | undefined;
-}
-
-export interface VdpaDeviceConfig {
-  readonly name: string;
-  readonly deviceId: number;
-  /** Undefined while the driver and the device have not agreed on features. */
-  readonly negotiatedFeatures: bigint | undefined;
 }
 
 /**
@@ -110,23 +102,6 @@ export async function vdpaDeviceList(): Promise<VdpaDevice[]> {
 export async function vdpaManagementDevices(): Promise<VdpaManagementDevice[]> {
   const action = 'listing vDPA management devices';
   return (await request(action, { command: Command.MGMTDEV_GET, dump: true })).map(decodeManagementDevice);
-}
-
-/** What a device and its driver agreed on. Older kernels know it of network devices only: NOT_SUPPORTED. */
-export async function vdpaDeviceConfig(name: string): Promise<VdpaDeviceConfig> {
-  checkName(name);
-  const messages = await request(`reading the configuration of vDPA device "${name}"`, {
-    command: Command.DEV_CONFIG_GET,
-    attributes: [[Attribute.DEV_NAME, name]],
-  });
-  if (messages.length === 0) {
-    throw new VduseError('PROTOCOL', `netlink: no configuration of vDPA device "${name}" in the answer`);
-  }
-  return {
-    name,
-    deviceId: messages[0].attributes.u32(Attribute.DEV_ID) ?? 0,
-    negotiatedFeatures: messages[0].attributes.u64(Attribute.DEV_NEGOTIATED_FEATURES),
-  };
 }
 
 export function decodeDevice({ attributes }: GenericMessage): VdpaDevice {
