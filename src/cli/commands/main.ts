@@ -10,6 +10,7 @@ import { exportCommand } from './export.js';
 import { listCommand } from './list.js';
 import { removeCommand } from './remove.js';
 import { resizeCommand } from './resize.js';
+import { serveCommand } from './serve.js';
 
 const afterHelp = `
 Examples:
@@ -17,6 +18,7 @@ Examples:
   vduse create disk.img 10G
   vduse export disk.img           prints /dev/vdX; Ctrl-C takes it away
   vduse list
+  vduse serve disk.img --nbd /tmp/disk.sock    over NBD, without the kernel and without root
 
 Exit status: 0 done; 1 it failed; 2 the command line is wrong; 128 + n ended by signal n before the disk was there.`;
 
@@ -45,6 +47,7 @@ function createProgram(context: CommandContext) {
     .addHelpText('after', afterHelp);
   for (const create of [
     exportCommand,
+    serveCommand,
     createImageCommand,
     listCommand,
     resizeCommand,
