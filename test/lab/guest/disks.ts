@@ -53,6 +53,35 @@ export async function withDisk(
   return { disk, path, block: basename(path) };
 }
 
+const scsiDebug = '/sys/bus/pseudo/drivers/scsi_debug';
+
+/**
+ * A disk of the kernel's SCSI test driver, for the time of the check: memory, and one request at a time. Returns
+ * its path.
+ */
+export async function withScsiDisk(context: CheckContext, sizeMiB: number, parameters = ''): Promise<string> {
+  await sh(
+    `modprobe -a sd_mod && modprobe scsi_debug dev_size_mb=${sizeMiB} delay=0 max_queue=1 ${parameters}`,
+  );
+  // A request that was given up ends when it likes, and the module has a user until then.
+  const unload = async (): Promise<boolean> => (await attempt('rmmod scsi_debug')).status === 0;
+  context.after(() => waitFor('scsi_debug can be unloaded', unload, 60_000));
+  const list = `ls -d ${scsiDebug}/adapter0/host*/target*/*/block/sd*`;
+  await waitFor('the SCSI disk is there', async () => (await attempt(list)).status === 0);
+  return `/dev/${basename(await sh(list))}`;
+}
+
+/** From now on every request of the SCSI disk takes a second. */
+export async function slowDownScsiDisk(): Promise<void> {
+  await sh(`echo 999999999 >${scsiDebug}/ndelay`);
+}
+
+/** No delay any more, once the requests that wait are over. */
+export async function speedUpScsiDisk(): Promise<void> {
+  const speedUp = async (): Promise<boolean> => (await attempt(`echo 0 >${scsiDebug}/delay`)).status === 0;
+  await waitFor('the SCSI disk is idle', speedUp, 60_000);
+}
+
 /** A number of /sys/block/DISK/…. */
 export function blockAttribute(block: string, attribute: string): number {
   return Number(readFileSync(`/sys/block/${block}/${attribute}`, 'utf8'));

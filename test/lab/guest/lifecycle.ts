@@ -9,7 +9,16 @@ import { vdpaBusDevice } from '../../../src/native/vdpa-bus.js';
 import { linuxVduse } from '../../../src/native/vduse-kernel.js';
 import { VduseControl } from '../../../src/transport/vduse/control.js';
 import { type CheckContext, type Figures, runChecks } from './checks.js';
-import { fio, guestLogger, loadModules, MiB, makeImage, withDisk } from './disks.js';
+import {
+  fio,
+  guestLogger,
+  loadModules,
+  MiB,
+  makeImage,
+  slowDownScsiDisk,
+  withDisk,
+  withScsiDisk,
+} from './disks.js';
 import { type Holdings, takeStock } from './holdings.js';
 import { attempt, type RunningProgram, sh, startScript, waitFor } from './shell.js';
 
@@ -173,19 +182,18 @@ async function leftBehind(context: CheckContext): Promise<Figures> {
 
 /** Requests take longer than the kernel waits for messages, which are answered all the same. */
 async function smallTimeout(context: CheckContext): Promise<Figures> {
-  const delaySeconds = 3;
-  await sh(
-    `modprobe null_blk nr_devices=1 gb=1 memory_backed=1 irqmode=2 completion_nsec=${delaySeconds}000000000`,
-  );
-  context.after(() => sh('rmmod null_blk'));
-  const disk = await exportDisk('/dev/nullb0', { name: 'slow', attach: false, logger: guestLogger });
+  const filename = await withScsiDisk(context, 64);
+  const node = { driver: 'host_device', nodeName: 'slow', filename, cache: { direct: true } } as const;
+  const disk = await exportDisk(node, { name: 'slow', attach: false, logger: guestLogger });
   context.after(() => disk.close());
   const timeout = '/sys/class/vduse/slow/msg_timeout';
   writeFileSync(timeout, '1');
   assert.equal(readFileSync(timeout, 'utf8').trim(), '1');
+  await slowDownScsiDisk();
   const started = performance.now();
   await sh('vdpa dev add name slow mgmtdev vduse');
   const attachMs = Math.round(performance.now() - started);
+  assert.ok(attachMs > 1000, 'attaching read nothing of the slow disk');
   const path = vdpaBusDevice('slow')?.blockDevice;
   assert.ok(path !== undefined, 'attached, but without a disk');
   const reading = attempt(`dd if=${path} of=/dev/null bs=4k count=1 iflag=direct`);
