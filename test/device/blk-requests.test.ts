@@ -5,7 +5,7 @@ import { BLK_F, BLK_S, BLK_T } from '../../src/device/blk/blk-protocol.js';
 import { QueueThreadPool } from '../../src/worker/queue-thread-pool.js';
 import { type BlkSetup, type BlkSetupOptions, localNode, memoryNode, startBlk } from '../support/blk.js';
 import { encodeHeader, encodeRanges } from '../support/blk-client.js';
-import { untouched } from '../support/front-end.js';
+import { untouched } from '../support/front-end-memory.js';
 import { MemoryDisk, type MemoryDiskOptions } from '../support/memory-disk.js';
 
 const sectors = 2048;

@@ -7,7 +7,7 @@ import { RING_F } from '../../src/virtqueue/layout.js';
 import { QueueThreadPool } from '../../src/worker/queue-thread-pool.js';
 import { memoryNode, startBlk } from '../support/blk.js';
 import { type BlkReply, type BlkRequest, encodeRanges } from '../support/blk-client.js';
-import { untouched } from '../support/front-end.js';
+import { untouched } from '../support/front-end-memory.js';
 import { propertyRuns } from '../support/property.js';
 import { Random } from '../support/random.js';
 

@@ -5,7 +5,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { CustomDevice, type DeviceDefinition } from '../../src/device/custom/custom-device.js';
 import type { DeviceRequest } from '../../src/device/custom/custom-requests.js';
 import { QueueThreadPool } from '../../src/worker/queue-thread-pool.js';
-import { FrontEnd, type FrontEndOptions, untouched } from '../support/front-end.js';
+import { FrontEnd, type FrontEndOptions } from '../support/front-end.js';
+import { untouched } from '../support/front-end-memory.js';
 import { within } from '../support/within.js';
 
 const pool = new QueueThreadPool({ size: 1 });

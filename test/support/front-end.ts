@@ -10,7 +10,7 @@ import type {
   QuiesceResult,
   VirtioDevice,
 } from '../../src/device/virtio-device.js';
-import { GuestMemory, MemoryAccess, type MemoryRegion } from '../../src/memory/guest-memory.js';
+import { GuestMemory } from '../../src/memory/guest-memory.js';
 import { Errno } from '../../src/native/errno.js';
 import { closeFd, createEventFd, drainEventFd, signalEventFd } from '../../src/native/fd.js';
 import { type FdWatcher, watchReadable } from '../../src/native/fd-watcher.js';
@@ -22,7 +22,7 @@ import {
   RING_F,
   usedRingBytes,
 } from '../../src/virtqueue/layout.js';
-import { TestGuest } from './guest.js';
+import { FrontEndMemory, ringsStart, untouched } from './front-end-memory.js';
 
 export interface FrontEndOptions {
   /** Queues that the driver makes ready; all of the device's when absent. */
@@ -37,6 +37,8 @@ export interface FrontEndOptions {
   readonly tableEntries?: number;
   /** Where buffers begin: at odd addresses, the default, or at pages. */
   readonly buffers?: 'odd' | 'page';
+  /** The memory is a file, which others can map: see FrontEndMemory.file. */
+  readonly shared?: boolean;
 }
 
 /** What came back for a chain: the bytes of its writable buffers, one after the other. */
@@ -49,86 +51,6 @@ export interface Exchange {
 export interface Offer {
   readonly readable: readonly Uint8Array[];
   readonly writable: readonly number[];
-}
-
-const ringsStart = 2 ** 40;
-const dataStart = 2 ** 20 - 4096;
-/** What writable buffers hold before: what the device did not write is seen. */
-export const untouched = 0xa5;
-
-/** Guest memory by its guest addresses, whatever region they are in. */
-export class FrontEndMemory {
-  readonly regions: readonly MemoryRegion[];
-  readonly #guest: TestGuest;
-  readonly #free = new Map<number, number[]>();
-  #next = dataStart;
-  readonly #end: number;
-
-  constructor(ringBytes: number, dataBytes: number) {
-    const rings = Math.ceil(ringBytes / 4096) * 4096;
-    const half = Math.ceil(dataBytes / 8192) * 4096;
-    const guest = new TestGuest(rings + 2 * half);
-    const access = MemoryAccess.READ_WRITE;
-    this.#guest = guest;
-    this.#end = dataStart + 2 * half;
-    this.regions = [
-      guest.region({ start: ringsStart, offset: 0, length: rings, access }),
-      guest.region({ start: dataStart, offset: rings + half, length: half, access }),
-      guest.region({ start: dataStart + half, offset: rings, length: half, access }),
-    ];
-  }
-
-  /** A piece of payload memory, aligned to its length up to a page. */
-  allocate(length: number): number {
-    const size = 2 ** Math.ceil(Math.log2(Math.max(length, 8)));
-    const free = this.#free.get(size)?.pop();
-    if (free !== undefined) {
-      return free;
-    }
-    const alignment = Math.min(size, 4096);
-    const address = Math.ceil(this.#next / alignment) * alignment;
-    this.#next = address + size;
-    assert.ok(this.#next <= this.#end, "the front-end's payload memory is used up");
-    return address;
-  }
-
-  release(address: number, length: number): void {
-    const size = 2 ** Math.ceil(Math.log2(Math.max(length, 8)));
-    const list = this.#free.get(size) ?? [];
-    list.push(address);
-    this.#free.set(size, list);
-  }
-
-  write(address: number, bytes: Uint8Array): void {
-    this.#forEachPiece(address, bytes.length, (piece, done) =>
-      piece.set(bytes.subarray(done, done + piece.length)),
-    );
-  }
-
-  fill(address: number, length: number, value: number): void {
-    this.#forEachPiece(address, length, (piece) => piece.fill(value));
-  }
-
-  read(address: number, length: number): Uint8Array {
-    const bytes = new Uint8Array(length);
-    this.#forEachPiece(address, length, (piece, done) => bytes.set(piece, done));
-    return bytes;
-  }
-
-  close(): void {
-    this.#guest.close();
-  }
-
-  #forEachPiece(address: number, length: number, use: (piece: Uint8Array, done: number) => void): void {
-    for (let done = 0; done < length; ) {
-      const at = address + done;
-      const region = this.regions.find((one) => at >= one.start && at < one.start + one.length);
-      assert.ok(region !== undefined, `guest address ${at} is in no region`);
-      const piece = Math.min(length - done, region.start + region.length - at);
-      use(this.#guest.at(region.hostAddress + at - region.start, piece), done);
-      done += piece;
-    }
-  }
 }
 
 interface Pending {
@@ -150,6 +72,8 @@ export class FrontEndQueue {
   readonly place: RingPlace;
   readonly kickFd = createEventFd();
   readonly callFd = createEventFd();
+  /** How the device is kicked: by the queue's own eventfd, unless a transport brings another one. */
+  kick: () => void = () => signalEventFd(this.kickFd);
   /** Times that the device interrupted. */
   interrupts = 0;
   readonly #memory: FrontEndMemory;
@@ -220,7 +144,7 @@ export class FrontEndQueue {
     assert.ok(this.#driver.addAvailable(buffers, token) >= 0);
     this.#pending.set(token, { buffers, release() {}, resolve() {} });
     this.#driver.publishAvailable();
-    signalEventFd(this.kickFd);
+    this.kick();
   }
 
   /** Gives a chain to the device. `writableBytes` are its writable buffers as they are now. */
@@ -302,7 +226,7 @@ export class FrontEndQueue {
       queueMicrotask(() => {
         this.#publishing = false;
         if (this.#driver.publishAvailable()) {
-          signalEventFd(this.kickFd);
+          this.kick();
         }
       });
     }
@@ -364,7 +288,7 @@ export class FrontEnd {
       deviceAddress: place(usedRingBytes(size)),
       tablesAddress: place(tableEntries * size * 16),
     }));
-    const memory = new FrontEndMemory(ringBytes, options.dataBytes ?? 16 << 20);
+    const memory = new FrontEndMemory(ringBytes, options.dataBytes ?? 16 << 20, options.shared);
     const guardBytes = options.buffers === 'page' ? 4096 : 7;
     const eventIdx = has(RING_F.EVENT_IDX);
     this.memory = memory;

@@ -1,7 +1,7 @@
 /** Memory for tests that plays the guest's: one host map, from which regions are placed at any guest address. */
 import type { MemoryAccess, MemoryRegion } from '../../src/memory/guest-memory.js';
 import { viewBytes } from '../../src/native/fd.js';
-import { mapAnonymous, unmap } from '../../src/native/memory.js';
+import { mapAnonymous, mapFile, unmap } from '../../src/native/memory.js';
 
 export class TestGuest {
   readonly hostAddress: number;
@@ -10,9 +10,13 @@ export class TestGuest {
   readonly bytes: Uint8Array;
   readonly view: DataView;
 
-  constructor(length: number) {
+  /** Memory of the process, or a file's. */
+  constructor(length: number, fd?: number) {
     this.length = length;
-    this.hostAddress = mapAnonymous(length);
+    this.hostAddress =
+      fd === undefined
+        ? mapAnonymous(length)
+        : mapFile({ fd, length, offset: 0, readable: true, writable: true });
     this.bytes = viewBytes(this.hostAddress, length);
     this.view = new DataView(this.bytes.buffer);
   }
