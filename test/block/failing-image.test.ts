@@ -10,7 +10,7 @@ import { openBlockNode } from '../../src/block/open.js';
 import { BLK_S } from '../../src/device/blk/blk-protocol.js';
 import { QueueThreadPool } from '../../src/worker/queue-thread-pool.js';
 import { startBlk } from '../support/blk.js';
-import { untouched } from '../support/front-end.js';
+import { untouched } from '../support/front-end-memory.js';
 import { makeTempDir } from '../support/temp-dir.js';
 import { privateMounts } from '../support/tools.js';
 

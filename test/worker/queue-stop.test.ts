@@ -11,7 +11,7 @@ import { closeFd, OpenFlag, openFile } from '../../src/native/fd.js';
 import { QueueThreadPool } from '../../src/worker/queue-thread-pool.js';
 import { localNode, memoryNode, startBlk } from '../support/blk.js';
 import { encodeHeader } from '../support/blk-client.js';
-import { untouched } from '../support/front-end.js';
+import { untouched } from '../support/front-end-memory.js';
 import { MemoryDisk } from '../support/memory-disk.js';
 import { makeTempDir } from '../support/temp-dir.js';
 
