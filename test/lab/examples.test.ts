@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { runInLab } from '../../lab/run.js';
 
-const script = String.raw`
+const script = `
 set -e
 exec 2>&1
 modprobe -a vduse virtio_vdpa virtio_blk virtio_net
