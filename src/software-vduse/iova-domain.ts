@@ -5,7 +5,7 @@
  */
 import { VduseError } from '../base/errors.js';
 import { closeFd } from '../native/fd.js';
-import { copyMemory, createMemoryFile, mapFile, unmap } from '../native/memory.js';
+import { copyMemory, createMemoryFile, fillZeroes, mapFile, unmap } from '../native/memory.js';
 import { Iotlb, type IotlbMap } from './iotlb.js';
 import { PageAllocator } from './page-allocator.js';
 import type { VduseTrace } from './trace.js';
@@ -126,6 +126,7 @@ export class IovaDomain {
     }
     const iova = bounceBytesMax + page * iovaPageBytes;
     this.iotlb.add({ start: iova, length, fd: this.#fd, offset: iova, access: 3 });
+    fillZeroes(this.#base + iova, length);
     return { iova, hostAddress: this.#base + iova };
   }
 
@@ -182,8 +183,14 @@ export class IovaDomain {
   setMaps(maps: readonly IotlbMap[]): void {
     this.iotlb.remove(0, Number.MAX_SAFE_INTEGER);
     this.#bounceMapped = false;
-    for (const map of maps) {
-      this.iotlb.add(map);
+    try {
+      for (const map of maps) {
+        this.iotlb.add(map);
+      }
+    } catch (error) {
+      // A part of a map is none.
+      this.iotlb.remove(0, Number.MAX_SAFE_INTEGER);
+      throw error;
     }
   }
 
