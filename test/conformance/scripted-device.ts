@@ -80,6 +80,7 @@ export class ScriptedDevice {
   userMemory = 0;
   #watcher: FdWatcher | undefined;
   #regions: Region[] = [];
+  #destroyed = false;
 
   /** Makes and opens a device; the case's end takes it away, whatever state it is in. */
   static create(context: CaseContext, name: string, options: ScriptedOptions = {}): ScriptedDevice {
@@ -288,6 +289,10 @@ export class ScriptedDevice {
 
   /** Removes the device from wherever it is, and answers what that brings. */
   async destroy(): Promise<void> {
+    if (this.#destroyed) {
+      return;
+    }
+    this.#destroyed = true;
     if (this.fd < 0) {
       this.open();
     }
