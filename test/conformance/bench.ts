@@ -23,8 +23,8 @@ export interface Session {
   prepare(name: string): void;
   /** Has the driver ask the disk for its serial number: one request of 20 bytes. */
   diskId(name: string): Promise<string>;
-  /** Has the driver ask where a queue stands; undefined where this driver's side never asks. */
-  queueState?(name: string, index: number): Promise<number | undefined>;
+  /** Has the driver ask where a queue stands; undefined where the device refused. May take another bus driver. */
+  queueState(name: string, index: number): Promise<number | undefined>;
 }
 
 export interface Bench {

@@ -1,10 +1,13 @@
 /** The suite's driver in the kernel: Linux's module, used by virtio_vdpa and virtio_blk. Needs root and the modules. */
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { vdpaBusDevice } from '../../src/native/vdpa-bus.js';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { bindVdpaDriver, vdpaBusDevice } from '../../src/native/vdpa-bus.js';
 import { linuxVduse } from '../../src/native/vduse-kernel.js';
 import type { Bench, Platform } from './bench.js';
 
@@ -19,6 +22,18 @@ async function blockDevice(name: string): Promise<string> {
     await sleep(20);
   }
   assert.fail(`no disk '${name}'`);
+}
+
+/** vhost_vdpa has the question, virtio_vdpa never asks. */
+async function queueState(name: string, index: number): Promise<number | undefined> {
+  if (vdpaBusDevice(name)?.driver !== 'vhost_vdpa') {
+    await bindVdpaDriver(name, 'vhost_vdpa');
+  }
+  const path = vdpaBusDevice(name)?.vhostDevice;
+  assert(path !== undefined, `no vhost device '${name}'`);
+  const script = fileURLToPath(new URL('vhost-queue-state.js', import.meta.url));
+  const { stdout } = await promisify(execFile)(process.execPath, [script, path, String(index)]);
+  return (JSON.parse(stdout) as { base?: number }).base;
 }
 
 export function linuxBench(platform: Platform, newestApi: number): Bench {
@@ -41,6 +56,7 @@ export function linuxBench(platform: Platform, newestApi: number): Bench {
         // An array of 20 bytes, with whatever is behind the first NUL.
         return (await readFile(path, 'latin1')).split('\0')[0].trim();
       },
+      queueState,
     }),
   };
 }

@@ -178,9 +178,6 @@ async function closedMeanwhile(context: CaseContext): Promise<void> {
 
 async function queueState(context: CaseContext): Promise<void> {
   const session = context.session();
-  if (session.queueState === undefined) {
-    return;
-  }
   const device = ScriptedDevice.create(context, 'state');
   device.watch();
   await device.kernel.addToBus('state');
@@ -188,8 +185,10 @@ async function queueState(context: CaseContext): Promise<void> {
   device.availIndex = 0xabcd;
   const found = (await session.queueState('state', 0)) ?? 'none';
   context.expect('where the queue stands', found, 0xabcd);
-  context.expect('the message', device.requests.map((request) => request.type).join(' '), 'get-vq-state');
-  device.answer = () => 'failed';
+  const asked = device.requests.filter((request) => request.type === 'get-vq-state');
+  context.expect('one message', asked.length, 1);
+  context.expect('for the queue', asked[0]?.index ?? -1, 0);
+  device.answer = (request) => (request.type === 'get-vq-state' ? 'failed' : 'ok');
   context.expect('refused', (await session.queueState('state', 0)) ?? 'none', 'none');
 }
 

@@ -12,7 +12,7 @@ const main = fileURLToPath(new URL('../conformance/linux-main.js', import.meta.u
 
 for (const kernel of KERNEL_CHANNELS) {
   test(`Debian ${kernel}: VDUSE ABI`, { timeout: 600_000 }, async (context) => {
-    const command = `modprobe -a vduse virtio_vdpa virtio_blk && exec node --enable-source-maps ${main}`;
+    const command = `modprobe -a vduse virtio_vdpa virtio_blk vhost_vdpa && exec node --enable-source-maps ${main}`;
     const { exitStatus, output, consoleTail } = await runInLab({
       command,
       kernel,

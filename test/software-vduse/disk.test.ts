@@ -75,30 +75,34 @@ test('shared memory is unmapped on both sides when it is given back', async () =
   await node.close();
 });
 
-test('requests wait for bounce space, on every queue', { timeout: 20_000 }, async () => {
-  const node = await memoryNode(8 * MiB);
-  const kernel = { bounceBytes: MiB };
-  const disk = await SoftwareDisk.start({ node, hosts, kernel, device: { queueCount: 3 } });
-  const { frontend } = disk;
-  const data = pattern(8 * MiB);
-  // Each is longer than the whole region, and the first ones take all of it.
-  const parts = Array.from({ length: 4 }, (_, n) => data.subarray(n * 2 * MiB, (n + 1) * 2 * MiB));
-  await Promise.all(parts.map((part, n) => frontend.write(n * 2 * MiB, part)));
-  const found = new Uint8Array(8 * MiB);
-  await Promise.all(
-    Array.from({ length: 2048 }, (_, n) => frontend.read(n * 4096, found.subarray(n * 4096, (n + 1) * 4096))),
-  );
-  assert(Buffer.from(found).equals(data));
-  // All space is one queue's: the next queue's request has nobody in flight to wait for.
-  for (let round = 0; round < 40; round++) {
-    const large = frontend.read(0, new Uint8Array(MiB));
-    const small = Array.from({ length: round % 5 }, () => frontend.read(0, new Uint8Array(300 * 1024)));
-    await Promise.all([large, ...small]);
-  }
-  assert.equal(frontend.inFlight, 0);
-  await disk.close();
-  await node.close();
-});
+for (const queueSize of [8, 256]) {
+  test(`requests wait for bounce space, on queues of ${queueSize}`, { timeout: 20_000 }, async () => {
+    const node = await memoryNode(8 * MiB);
+    const kernel = { bounceBytes: MiB };
+    const disk = await SoftwareDisk.start({ node, hosts, kernel, device: { queueCount: 3, queueSize } });
+    const { frontend } = disk;
+    const data = pattern(8 * MiB);
+    // Each is longer than the whole region, and the first ones take all of it.
+    const parts = Array.from({ length: 4 }, (_, n) => data.subarray(n * 2 * MiB, (n + 1) * 2 * MiB));
+    await Promise.all(parts.map((part, n) => frontend.write(n * 2 * MiB, part)));
+    const found = new Uint8Array(8 * MiB);
+    await Promise.all(
+      Array.from({ length: 2048 }, (_, n) =>
+        frontend.read(n * 4096, found.subarray(n * 4096, (n + 1) * 4096)),
+      ),
+    );
+    assert(Buffer.from(found).equals(data));
+    // All space is one queue's: the next queue's request has nobody in flight to wait for.
+    for (let round = 0; round < 40; round++) {
+      const large = frontend.read(0, new Uint8Array(MiB));
+      const small = Array.from({ length: round % 5 }, () => frontend.read(0, new Uint8Array(300 * 1024)));
+      await Promise.all([large, ...small]);
+    }
+    assert.equal(frontend.inFlight, 0);
+    await disk.close();
+    await node.close();
+  });
+}
 
 test('only whole sectors are asked for', async () => {
   const node = await memoryNode(MiB);

@@ -4,6 +4,7 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { viewBytes } from '../../src/native/fd.js';
 import { addressOf } from '../../src/native/ffi.js';
+import { Iotlb } from '../../src/software-vduse/iotlb.js';
 import { IovaDomain } from '../../src/software-vduse/iova-domain.js';
 import { PageAllocator } from '../../src/software-vduse/page-allocator.js';
 import { propertyRuns } from '../support/property.js';
@@ -40,6 +41,35 @@ test('a map that is refused leaves none', () => {
   });
 });
 
+test('the first range that a question touches is found, by its first byte or its last', () => {
+  const iotlb = new Iotlb();
+  const map = (start: number, length: number) => ({ start, length, fd: 0, offset: 0, access: 3 });
+  iotlb.add(map(300, 10));
+  iotlb.add(map(100, 10));
+  const found = (start: number, last: number) => iotlb.find(start, last)?.start;
+  assert.deepEqual(
+    [found(0, 99), found(0, 100), found(109, 109), found(110, 299), found(109, 300), found(110, 300)],
+    [undefined, 100, 100, undefined, 100, 300],
+  );
+  for (const [start, length] of [
+    [91, 10],
+    [109, 1],
+    [100, 10],
+    [50, 500],
+    [0, 0],
+    [-1, 5],
+    [2 ** 53, 1],
+  ]) {
+    assert.throws(() => iotlb.add(map(start, length)), { code: 'INVALID_ARGUMENT' });
+  }
+  iotlb.add(map(110, 190));
+  iotlb.remove(109, 110);
+  assert.deepEqual(
+    iotlb.maps.map(({ start }) => start),
+    [300],
+  );
+});
+
 test('sizes of the bounce region have bounds', () => {
   for (const size of [0, 4096, (1 << 20) - 4096, (1 << 20) + 1, (1 << 30) + 4096, Number.NaN]) {
     assert.throws(() => new IovaDomain(size).close(), { code: 'INVALID_ARGUMENT' }, `${size}`);
@@ -56,6 +86,29 @@ test('a bounce region gives addresses until it is full, and gives them back', ()
     domain.unmapBuffer(all, address, buffer.length, 'to-device');
     assert.notEqual(domain.mapBuffer(address, buffer.length, 'to-device'), 0);
     assert.equal(domain.bytesCopied, 2 * buffer.length);
+  });
+});
+
+test('only buffers that lie in shared memory as a whole are not bounced', () => {
+  withDomain((domain) => {
+    const shared = domain.addShared(8192);
+    const end = shared.hostAddress + 8192;
+    for (const [address, length, direct] of [
+      [shared.hostAddress, 8192, true],
+      [end - 512, 512, true],
+      [end - 512, 513, false],
+      [end, 1, false],
+      [shared.hostAddress - 1, 2, false],
+    ] as const) {
+      // Nothing is copied for a read until it has ended.
+      const iova = domain.mapBuffer(address, length, 'from-device');
+      assert.equal(iova >= domain.bounceBytes, direct, `${length} bytes at ${address - shared.hostAddress}`);
+      if (direct) {
+        assert.equal(iova - shared.iova, address - shared.hostAddress);
+      }
+      domain.unmapBuffer(iova, address, length, 'to-device');
+    }
+    assert.equal(domain.bytesCopied, 0);
   });
 });
 
