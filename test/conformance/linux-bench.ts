@@ -31,7 +31,7 @@ async function queueState(name: string, index: number): Promise<number | undefin
   }
   const path = vdpaBusDevice(name)?.vhostDevice;
   assert(path !== undefined, `no vhost device '${name}'`);
-  const script = fileURLToPath(new URL('vhost-queue-state-main.js', import.meta.url));
+  const script = fileURLToPath(new URL('./vhost-queue-state-main.js', import.meta.url));
   const { stdout } = await promisify(execFile)(process.execPath, [script, path, String(index)]);
   return (JSON.parse(stdout) as { base?: number }).base;
 }
