@@ -222,7 +222,6 @@ test('random programs never differ from the model, and leave nothing', { timeout
 
 const adoption = {
   timeout: 120_000,
-  skip: 'an adopted device begins at available index 0, and not where its rings say',
 };
 
 test('nor where the device is left and adopted with requests in flight', adoption, async (t) => {

@@ -36,6 +36,9 @@ export class VduseMemoryMap {
         return;
       }
       try {
+        if (entry.last < start) {
+          throw new VduseError('PROTOCOL', `the memory map of '${this.#file.name}' goes backwards`);
+        }
         if (!this.#regions.has(entry.start)) {
           this.#regions.set(entry.start, this.#map(entry));
         }

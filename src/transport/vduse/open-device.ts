@@ -8,7 +8,10 @@ import { VduseDeviceFile } from './device-file.js';
 const attempts = 40;
 const pauseMs = 50;
 
-/** Opens /dev/vduse/NAME. Throws BUSY when another process serves it, NOT_FOUND when the node does not appear. */
+/**
+ * Opens /dev/vduse/NAME. Throws BUSY when another process serves it, NOT_FOUND when the node does not appear and
+ * PERMISSION_DENIED when it may not be opened.
+ */
 export async function openDeviceFile(device: {
   kernel: VduseKernel;
   name: string;
@@ -25,8 +28,19 @@ export async function openDeviceFile(device: {
           hint: `'vduse list' shows which one.`,
         });
       }
-      if (errno !== Errno.ENOENT) {
+      const denied = errno === Errno.EACCES;
+      if (!denied && errno !== Errno.ENOENT) {
         throw error;
+      }
+      if (attempt === attempts && denied) {
+        throw new VduseError(
+          'PERMISSION_DENIED',
+          `cannot open /dev/vduse/${device.name}: permission denied`,
+          {
+            cause: error,
+            hint: 'Run as root, or give your user access to /dev/vduse/* (a udev rule).',
+          },
+        );
       }
       if (attempt === attempts) {
         throw new VduseError('NOT_FOUND', `/dev/vduse/${device.name} has not appeared`, {

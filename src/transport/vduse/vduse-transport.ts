@@ -12,9 +12,10 @@ import type {
   VirtioDevice,
 } from '../../device/virtio-device.js';
 import { DeviceStatus } from '../../device/virtio-device.js';
+import { GuestMemory, MemoryAccess, type MemoryRegion } from '../../memory/guest-memory.js';
 import { closeFd, createEventFd } from '../../native/fd.js';
 import type { FdWatcher } from '../../native/fd-watcher.js';
-import type { VduseRequest } from '../../native/vduse-abi.js';
+import type { VduseQueueInfo, VduseRequest } from '../../native/vduse-abi.js';
 import { linuxVduse, type VduseKernel } from '../../native/vduse-kernel.js';
 import { RING_F } from '../../virtqueue/layout.js';
 import { VduseControl } from './control.js';
@@ -39,6 +40,22 @@ const queueAlignment = 4096;
 /** How much of a message's time a step may take: the answer must not be late. */
 const messageShare = 0.7;
 
+/** Destroys a device that was not finished. Where even that fails, the first error is the one to tell. */
+function destroyUnfinished(control: VduseControl, options: VduseTransportOptions): void {
+  try {
+    control.destroy(options.name);
+  } catch (error) {
+    options.logger.warn({ device: options.name }, errorMessage(error));
+  }
+}
+
+/** VQ_GET_INFO says 0 for a queue that ran before: what was not completed follows the last used element. */
+function usedIndex(regions: readonly MemoryRegion[], info: VduseQueueInfo): number {
+  const memory = new GuestMemory(regions);
+  const view = memory.locate(info.deviceAddress, 4, MemoryAccess.READ);
+  return view?.getUint16(memory.locatedOffset + 2, true) ?? info.availIndex;
+}
+
 export class VduseTransport implements ActivationSource, DeviceListener {
   readonly name: string;
   /** Rejects when the device can't be served any more. Never resolves. */
@@ -50,11 +67,13 @@ export class VduseTransport implements ActivationSource, DeviceListener {
   readonly #logger: Logger;
   readonly #controller: DeviceController;
   readonly #messages: MessageLoop;
-  readonly #watcher: FdWatcher;
+  #watcher: FdWatcher | undefined;
   readonly #kickFds = new Map<number, number>();
   readonly #reportFailure: (error: unknown) => void;
   #memory: VduseMemoryMap | undefined;
   #closed = false;
+  /** The driver goes on with a queue that another process has served: its state is in the rings. */
+  #adopting = false;
 
   /** Makes the device and starts to answer its messages. Throws what keeps it from existing; nothing is left then. */
   static async create(options: VduseTransportOptions): Promise<VduseTransport> {
@@ -83,29 +102,39 @@ export class VduseTransport implements ActivationSource, DeviceListener {
       for (let index = 0; index < device.queueCount; index++) {
         file.setupQueue(index, device.queueSizeMax);
       }
-      return new VduseTransport(options, { kernel, control, file });
+      const transport = new VduseTransport(options, { kernel, control, file });
+      transport.#listen();
+      return transport;
     } catch (error) {
+      device.setListener(undefined);
       file?.close();
-      control.destroy(name);
+      destroyUnfinished(control, options);
       control.close();
       throw error;
     }
   }
 
   /**
-   * Serves a device that a process left behind: opens it again and goes on where its rings say. What that
-   * process had taken and not completed is taken again from the used index on.
+   * Serves a device that a process left behind: opens it again, and starts it where a driver uses it. VDUSE does
+   * not know how far the queues were (it says 0): the device finds that out from the rings.
    */
   static async adopt(options: VduseTransportOptions): Promise<VduseTransport> {
     const kernel = options.kernel ?? linuxVduse;
     const control = new VduseControl(kernel, options.apiVersion);
     let file: VduseDeviceFile | undefined;
+    let transport: VduseTransport | undefined;
     try {
       file = await openDeviceFile({ kernel, name: options.name, apiVersion: control.apiVersion });
-      const transport = new VduseTransport(options, { kernel, control, file });
+      transport = new VduseTransport(options, { kernel, control, file });
       await transport.#resume();
+      // Only now: the messages that the dead process left unanswered find the device as they expect it.
+      transport.#listen();
       return transport;
     } catch (error) {
+      if (transport !== undefined) {
+        await transport.#controller.stop(transport.#stepMs());
+      }
+      options.device.setListener(undefined);
       file?.close();
       control.close();
       throw error;
@@ -134,12 +163,11 @@ export class VduseTransport implements ActivationSource, DeviceListener {
       logger: this.#logger,
       handle: (request) => this.#handle(request),
       onFailure: (error) => {
-        this.#watcher.close();
+        this.#watcher?.close();
         this.#reportFailure(error);
       },
     });
     options.device.setListener(this);
-    this.#watcher = opened.kernel.watch(this.#file.fd, () => this.#messages.receive());
   }
 
   /** Whether a driver uses the device. */
@@ -169,7 +197,7 @@ export class VduseTransport implements ActivationSource, DeviceListener {
       return;
     }
     this.#closed = true;
-    this.#watcher.close();
+    this.#watcher?.close();
     await this.#messages.settled();
     await this.#controller.stop(this.#stepMs());
     this.#device.setListener(undefined);
@@ -237,7 +265,8 @@ export class VduseTransport implements ActivationSource, DeviceListener {
         descriptorAddress: info.descriptorAddress,
         driverAddress: info.driverAddress,
         deviceAddress: info.deviceAddress,
-        availIndex: availIndices.get(index) ?? info.availIndex,
+        availIndex:
+          availIndices.get(index) ?? (this.#adopting ? usedIndex(memory.regions, info) : info.availIndex),
         kickFd,
         notifier: this.#kernel.notifier(this.#file.fd, index),
       });
@@ -301,9 +330,19 @@ export class VduseTransport implements ActivationSource, DeviceListener {
     }
   }
 
+  /** Starts to answer messages. */
+  #listen(): void {
+    this.#watcher = this.#kernel.watch(this.#file.fd, () => this.#messages.receive());
+  }
+
   /** The driver does not repeat its steps for a new process: what the queues say tells how far it was. */
   async #resume(): Promise<void> {
     const ready = this.#file.queueInfo(0)?.ready === true;
-    await this.#controller.resume(ready ? DeviceStatus.DRIVER_OK : 0, this.#stepMs());
+    this.#adopting = true;
+    try {
+      await this.#controller.resume(ready ? DeviceStatus.DRIVER_OK : 0, this.#stepMs());
+    } finally {
+      this.#adopting = false;
+    }
   }
 }
