@@ -66,6 +66,11 @@ export class FakeVduse implements VduseKernel {
     }
   }
 
+  /** No driver has made queues ready. */
+  forgetDriver(): void {
+    this.#frontEnd = undefined;
+  }
+
   regionsOf({ memory }: FrontEnd): FakeRegion[] {
     return memory.regions.map((region) => ({
       start: BigInt(region.start),
@@ -242,12 +247,6 @@ export class FakeVduse implements VduseKernel {
 
   isOnBus(): boolean {
     return this.onBus;
-  }
-
-  /** Messages that a transport had taken and not answered go to the next one, as they do in Linux. */
-  giveBackMessages(): void {
-    this.#queued.unshift(...this.#unanswered.values());
-    this.#unanswered.clear();
   }
 
   #tellReadable(): void {
