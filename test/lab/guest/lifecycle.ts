@@ -83,9 +83,9 @@ async function hundredRounds(context: CheckContext): Promise<Figures> {
 
 /** The threads start with the first disk and end with the last one. */
 async function threadRounds(): Promise<Figures> {
-  const rounds = 5;
+  const rounds = 3;
   makeImage('/tmp/rounds.img', 16 * MiB);
-  await exportRounds(2);
+  await exportRounds(1);
   const before = takeStock();
   await exportRounds(rounds);
   return assertNothingLeft(before, rounds, 200);
@@ -93,7 +93,7 @@ async function threadRounds(): Promise<Figures> {
 
 /** The device stays open; the bus, as the user's command has it, takes it off and puts it on again. */
 async function reattachRounds(context: CheckContext): Promise<Figures> {
-  const rounds = 30;
+  const rounds = 20;
   const image = makeImage('/tmp/again.img', 16 * MiB);
   const { disk, path } = await withDisk(context, image, { name: 'again', queues: 2 });
   const round = async (): Promise<void> => {
@@ -106,7 +106,7 @@ async function reattachRounds(context: CheckContext): Promise<Figures> {
     );
     await readBlock(path);
   };
-  for (let n = 0; n < 5; n++) {
+  for (let n = 0; n < 3; n++) {
     await round();
   }
   const before = takeStock();

@@ -125,7 +125,7 @@ function runTransfer(device: VhostVdpaDevice): object {
   };
 }
 
-/** More than a disk that takes a second for each can do within the message timeout, and fewer than in 8 seconds. */
+/** More than a disk that takes a second for each can do within the message timeout, and not many more. */
 const stuckRequests = 6;
 
 /** Resets the device while the disk below it takes longer than a message may. */
@@ -155,7 +155,7 @@ async function runStuck(device: VhostVdpaDevice): Promise<object> {
   };
   const before = untouched();
   process.stdout.write('reset\n');
-  await sleep(8000);
+  await sleep(6000);
   return { answer, resetMs, writtenAfterReset: before - untouched(), status: device.status };
 }
 
