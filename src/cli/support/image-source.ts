@@ -4,12 +4,19 @@ import { checked } from './command.js';
 import { UsageError } from './errors.js';
 import { parseSize, sectorBytes } from './size.js';
 
+const experimentPattern = /^(null|memory):(.*)$/s;
+
+/** What an experiment's device is called by default: `null` or `memory`; undefined for a path. */
+export function experimentName(image: string): string | undefined {
+  return experimentPattern.exec(image)?.[1];
+}
+
 /** The node of `null:SIZE` or `memory:SIZE`; undefined for a path. A file of such a name is `./null:1G`. */
 export function experimentNode(
   image: string,
   nodeName: string,
 ): NullNodeOptions | MemoryNodeOptions | undefined {
-  const match = /^(null|memory):(.*)$/s.exec(image);
+  const match = experimentPattern.exec(image);
   if (match === null) {
     return undefined;
   }

@@ -3,13 +3,13 @@ import { resolve } from 'node:path';
 import { limits } from '../../base/limits.js';
 import type { AioMode, BlockNodeOptions, DetectZeroes, DiscardMode } from '../../block/node.js';
 import { deviceNameFor, fileNodeOptions } from '../../daemon/export-disk.js';
-import { type CommandContext, checked } from './command.js';
+import type { CommandContext } from './command.js';
 import { UsageError } from './errors.js';
 import { JsonReport, TextReport } from './export-report.js';
 import { ExportSession, type ExportSettings } from './export-session.js';
+import { experimentName, experimentNode } from './image-source.js';
 import type { LogOptions } from './log-options.js';
 import { terminalLogger } from './logger.js';
-import { parseSize, sectorBytes } from './size.js';
 
 export interface ExportFlags extends LogOptions {
   readonly readOnly?: true;
@@ -43,7 +43,7 @@ export function exportSettings(image: string, flags: ExportFlags): ExportSetting
   if (!flags.attach && flags.vhost === true) {
     throw new UsageError('--vhost and --no-attach exclude each other');
   }
-  const name = flags.name ?? deviceNameFor(image);
+  const name = flags.name ?? deviceNameFor(experimentName(image) ?? image);
   return {
     node: nodeOptions(image, flags),
     image,
@@ -67,15 +67,12 @@ function nodeOptions(image: string, flags: ExportFlags): BlockNodeOptions {
     throw new UsageError('--detect-zeroes unmap needs --discard unmap');
   }
   const common = { nodeName, readOnly: flags.readOnly === true, discard, detectZeroes };
-  const experiment = /^(null|memory):(.*)$/s.exec(image);
-  if (experiment !== null) {
+  const experiment = experimentNode(image, nodeName);
+  if (experiment !== undefined) {
     if (flags.cacheDirect === true || aio !== undefined) {
       throw new UsageError(`--cache-direct and --aio are for images and disks, not for ${image}`);
     }
-    const size = experimentSize(image, experiment[2]);
-    return experiment[1] === 'null'
-      ? { ...common, driver: 'null-co', size, readZeroes: true }
-      : { ...common, driver: 'memory', size };
+    return { ...experiment, ...common };
   }
   if (aio === 'native' && flags.cacheDirect !== true) {
     throw new UsageError('--aio native needs --cache-direct');
@@ -86,12 +83,4 @@ function nodeOptions(image: string, flags: ExportFlags): BlockNodeOptions {
     cache: { direct: flags.cacheDirect === true },
     ...(aio === undefined ? {} : { aio }),
   };
-}
-
-function experimentSize(image: string, text: string): number {
-  const size = checked(image, () => parseSize(text));
-  if (size === 0 || size % sectorBytes !== 0) {
-    throw new UsageError(`${image}: the size must be a multiple of ${sectorBytes} bytes`);
-  }
-  return size;
 }
