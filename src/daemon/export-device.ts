@@ -30,10 +30,12 @@ export async function exportDevice(
 ): Promise<ExportedDevice> {
   const { name } = options;
   const hosts = acquireQueueThreads();
+  let device: CustomDevice | undefined;
   let transport: VduseTransport | undefined;
   try {
-    const device = new CustomDevice(definition, hosts);
-    transport = await VduseTransport.create({ name, device, logger: options.logger ?? silentLogger });
+    const made = new CustomDevice(definition, hosts);
+    device = made;
+    transport = await VduseTransport.create({ name, device: made, logger: options.logger ?? silentLogger });
     const served = transport;
     const binding = options.attach ?? 'virtio';
     const attached = binding === false ? undefined : await attachDevice(served, binding);
@@ -41,11 +43,12 @@ export async function exportDevice(
     return {
       name,
       attached,
-      setConfig: (config) => device.setConfig(config),
+      setConfig: (config) => made.setConfig(config),
       close: () => {
         closing ??= closeAll([
           () => (served.isOnBus ? served.detach() : Promise.resolve()),
           () => served.close(),
+          async () => made.close(),
           releaseQueueThreads,
         ]);
         return closing;
@@ -53,7 +56,11 @@ export async function exportDevice(
     };
   } catch (error) {
     const created = transport;
-    await closeAll([() => created?.close() ?? Promise.resolve(), releaseQueueThreads]);
+    await closeAll([
+      () => created?.close() ?? Promise.resolve(),
+      async () => device?.close(),
+      releaseQueueThreads,
+    ]);
     throw error;
   }
 }

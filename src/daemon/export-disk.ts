@@ -76,7 +76,12 @@ export async function openSource(
     const driver = source.driverName;
     const name = options.name ?? deviceNameFor(driver);
     const device = await source.openDevice();
-    return { name, node: openLocalNode({ nodeName: name, driver, device, readOnly }) };
+    try {
+      return { name, node: openLocalNode({ nodeName: name, driver, device, readOnly }) };
+    } catch (error) {
+      await device.close?.();
+      throw error;
+    }
   }
   const name = options.name ?? deviceNameFor(source.nodeName);
   return { name, node: await openBlockNode({ ...source, readOnly: source.readOnly ?? readOnly }) };

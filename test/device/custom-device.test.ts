@@ -230,6 +230,18 @@ test('the configuration space is what it was set to, and the driver is told', as
   assert.deepEqual(device.config, text('first'));
   device.setConfig(text('other'));
   assert.deepEqual([device.config, changes], [text('other'), 1]);
+  for (const other of ['', 'four', 'longer']) {
+    assert.throws(() => device.setConfig(text(other)), { code: 'INVALID_ARGUMENT', message: /made with 5$/ });
+  }
+  assert.deepEqual([device.config, changes], [text('other'), 1]);
+  await frontEnd.close();
+});
+
+test('a device that was closed has no function any more', async () => {
+  const { device, frontEnd } = await start();
+  await frontEnd.quiesce();
+  device.close();
+  await assert.rejects(frontEnd.activate(), /no device is registered/);
   await frontEnd.close();
 });
 

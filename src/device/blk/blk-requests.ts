@@ -88,12 +88,17 @@ export class BlkRequests implements ChainHandler, BlockCompletionSink {
     this.#rangeOffset = new Float64Array(size * limits.rangeSegmentsMax);
     this.#rangeLength = new Float64Array(size * limits.rangeSegmentsMax);
     this.#rangeFlags = new Uint8Array(size * limits.rangeSegmentsMax);
-    this.#engine = createEngine(spec.engine, {
-      table: this.#table,
-      sink: this,
-      reactor: context.reactor,
-      pool: context.pool,
-    });
+    try {
+      this.#engine = createEngine(spec.engine, {
+        table: this.#table,
+        sink: this,
+        reactor: context.reactor,
+        pool: context.pool,
+      });
+    } catch (error) {
+      this.#table.close();
+      throw error;
+    }
   }
 
   // ChainHandler

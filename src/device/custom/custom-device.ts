@@ -14,7 +14,11 @@ import type {
   QuiesceResult,
   VirtioDevice,
 } from '../virtio-device.js';
-import { type RequestFunction, registerRequestFunction } from './custom-requests.js';
+import {
+  type RequestFunction,
+  registerRequestFunction,
+  unregisterRequestFunction,
+} from './custom-requests.js';
 
 export interface DeviceDefinition {
   /** Virtio's number of the device type (virtio 1.3, 5): 1 network, 2 block. The driver decides which it takes. */
@@ -100,8 +104,14 @@ export class CustomDevice implements VirtioDevice {
     return this.#config;
   }
 
-  /** Changes the configuration space, and interrupts the driver for it. */
+  /** Changes the configuration space, which keeps its length, and interrupts the driver for it. */
   setConfig(config: Uint8Array): void {
+    if (config.length !== this.#config.length) {
+      throw new VduseError(
+        'INVALID_ARGUMENT',
+        `a configuration space of ${config.length} bytes: the device was made with ${this.#config.length}`,
+      );
+    }
     this.#config = config;
     this.#listener?.onConfigChange();
   }
@@ -153,6 +163,11 @@ export class CustomDevice implements VirtioDevice {
       drained: stops.every((stop) => stop.drained),
       availIndices: new Map(stops.map((stop) => [stop.index, stop.availIndex])),
     };
+  }
+
+  /** Forgets the user's function. The queues have been stopped before. */
+  close(): void {
+    unregisterRequestFunction(this.#key);
   }
 
   updateMemory(regions: readonly MemoryRegion[]): void {

@@ -46,6 +46,10 @@ export function registerRequestFunction(handle: RequestFunction): number {
   return nextKey++;
 }
 
+export function unregisterRequestFunction(key: number): void {
+  functions.delete(key);
+}
+
 /** Memory for a copy, or undefined where the driver asks for more than there is. */
 function allocate(length: number): Uint8Array | undefined {
   try {
