@@ -20,8 +20,9 @@ export interface RemovedDevice {
 }
 
 /**
- * Throws BUSY when a process serves the device, NOT_FOUND, and DEVICE_BROKEN when the kernel has given it up: a
- * message to it was not answered in time, and then nothing but a restart of the machine removes it.
+ * Throws BUSY when a process serves the device, and NOT_FOUND. Throws DEVICE_BROKEN when nothing but a restart of
+ * the machine removes the device: the kernel has given it up, or has requests of which it can't be told which
+ * they are. Detaching would wait for these for ever, and all other attaching and detaching would wait with it.
  */
 export async function removeLeftBehindDevice(
   name: string,
@@ -32,15 +33,19 @@ export async function removeLeftBehindDevice(
     destroy(name);
     return { answered: 0 };
   }
-  const device = new FailingDevice({
-    deviceId: virtioDeviceId(bus),
-    queueCount: await countQueues(name),
-    onUnknown: (queue, count) =>
-      options.logger.warn(
-        `'${name}', queue ${queue}: ${count} requests can't be told from those that have ended; whoever waits for them waits on`,
-      ),
-  });
+  const device = new FailingDevice({ deviceId: virtioDeviceId(bus), queueCount: await countQueues(name) });
   const transport = await VduseTransport.adopt({ name, device, logger: options.logger });
+  if (device.unknown > 0) {
+    // It stays on the bus, so destroying it fails; what matters is that nobody serves it half.
+    await transport.close().catch(() => undefined);
+    throw new VduseError(
+      'DEVICE_BROKEN',
+      `'${name}' can't be removed: ${device.unknown} requests that its process left unanswered can't be told from those that it answered`,
+      {
+        hint: 'Whoever waits for them waits until the machine is started again. Other devices are not concerned.',
+      },
+    );
+  }
   try {
     await transport.detach();
   } finally {

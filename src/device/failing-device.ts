@@ -26,8 +26,6 @@ export interface FailingDeviceOptions {
   /** See DeviceId. */
   readonly deviceId: number;
   readonly queueCount: number;
-  /** A request can't be ended: it can't be told which one it is. */
-  readonly onUnknown: (queue: number, count: number) => void;
 }
 
 /** Often enough for those who wait, and no kick can get lost. */
@@ -42,21 +40,25 @@ export class FailingDevice implements VirtioDevice {
   readonly config = new Uint8Array(0);
   readonly queueCount: number;
   readonly queueSizeMax = 0;
-  readonly #options: FailingDeviceOptions;
   readonly #queues = new Map<number, FailingQueue>();
   #listener: DeviceListener | undefined;
   #timer: NodeJS.Timeout | undefined;
   #answered = 0;
+  #unknown = 0;
 
   constructor(options: FailingDeviceOptions) {
     this.deviceId = options.deviceId;
     this.queueCount = options.queueCount;
-    this.#options = options;
   }
 
   /** Requests that got an error. */
   get answered(): number {
     return this.#answered;
+  }
+
+  /** Requests that are not answered, for it can't be told which ones they are. Whoever made them waits on. */
+  get unknown(): number {
+    return this.#unknown;
   }
 
   setListener(listener: DeviceListener | undefined): void {
@@ -67,9 +69,7 @@ export class FailingDevice implements VirtioDevice {
     const answersWithStatus = this.deviceId === DeviceId.BLOCK;
     for (const queue of activation.queues) {
       const failing = new FailingQueue(queue, activation, answersWithStatus);
-      if (failing.unknown > 0) {
-        this.#options.onUnknown(queue.index, failing.unknown);
-      }
+      this.#unknown += failing.unknown;
       this.#queues.set(queue.index, failing);
     }
     this.#timer = setInterval(() => this.#poll(), POLL_MS);
@@ -209,6 +209,7 @@ function findOutstanding(rings: SplitRings, size: number): { heads: number[]; co
     used,
     outstanding: count,
     wasFilled: (head) => rings.table.getUint32(head * DESC.bytes + DESC.length, true) !== 0,
+    next: (head) => rings.table.getUint16(head * DESC.bytes + DESC.next, true),
   });
   return { heads: heads ?? [], count };
 }

@@ -5,8 +5,11 @@
  * Linux's driver gives more away: it keeps its free descriptors on a stack. A head that is made available is the
  * one on top, that is, the one that the driver took back last. So the two rings, which still have the last
  * `size` heads each, have one order only (rarely a few) in which they can have come to be, and replaying them
- * in that order ends with the heads that are out. Requests must take one descriptor each, as they do with
- * indirect tables.
+ * in that order ends with the heads that are out. Each replay is checked by what the driver leaves in a
+ * descriptor's `next`: the head that was below it on the stack. Requests must take one descriptor each, as they
+ * do with indirect tables.
+ *
+ * Where most requests that are out have been so for longer than the rings remember, it can't be told.
  */
 
 export interface RingHistory {
@@ -20,6 +23,8 @@ export interface RingHistory {
   readonly outstanding: number;
   /** Whether the driver ever filled the descriptor. */
   readonly wasFilled: (head: number) => boolean;
+  /** The descriptor's `next`, of which the specification says nothing where its flags have no NEXT. */
+  readonly next: (head: number) => number;
 }
 
 /** Steps of all replays before giving up, and of those from one beginning, by the queue's size. */
@@ -39,6 +44,8 @@ interface Replay {
   /** The next element of `made` and of `used`. */
   made: number;
   used: number;
+  /** What the driver's stack has below `free`, where that is known. */
+  below: number | undefined;
   /** Heads that were out before the first element of `made`, of which the end has not been seen. */
   unseen: number;
 }
@@ -80,37 +87,53 @@ function replayFrom(
   if (skipped.made > made.length || skipped.used > used.length || unseen < 0 || unseen > size) {
     return undefined;
   }
-  return replay(history, budget, { state: new Uint8Array(size), free: [], ...skipped, unseen });
+  const beginning = { state: new Uint8Array(size), free: [], below: undefined, ...skipped, unseen };
+  return replay(history, budget, beginning);
 }
 
 function replay(history: RingHistory, budget: { steps: number }, now: Replay): number[] | undefined {
   const { made, used } = history;
   for (; now.made < made.length; now.made++) {
     const head = made[now.made];
-    if (budget.steps-- <= 0) {
+    if (budget.steps-- <= 0 || (now.state[head] === FREE && now.free.at(-1) !== head)) {
       return undefined;
     }
-    if (now.free.at(-1) === head) {
-      now.free.pop();
-    } else if (now.state[head] === FREE) {
-      return undefined;
-    } else {
+    if (now.state[head] !== FREE) {
       const next = used.indexOf(head, now.used);
       if (now.state[head] === UNKNOWN && now.free.length === 0) {
-        // It was free from the beginning, unless its end is yet to come.
-        const found = next === -1 ? undefined : replayTaking(history, budget, now, next);
-        if (found !== undefined) {
+        // It was free from the beginning, or else its end is yet to come.
+        const certain = now.below === head;
+        const found = next === -1 || certain ? undefined : replayTaking(history, budget, now, next);
+        if (found !== undefined || (now.below !== undefined && !certain)) {
           return found;
         }
-      } else if (next === -1 || !takeBack(history, budget, now, next)) {
+        now.free.push(head);
+        now.below = undefined;
+      } else if (next === -1 || !takeBack(history, now, next)) {
         return undefined;
-      } else {
-        now.free.pop();
       }
     }
-    now.state[head] = OUT;
+    if (!makeAvailable(history, now, head)) {
+      return undefined;
+    }
   }
-  return takeBack(history, budget, now, used.length - 1) ? remaining(history, now) : undefined;
+  return takeBack(history, now, used.length - 1) ? remaining(history, now) : undefined;
+}
+
+/** The driver takes the head from its stack. False: what it wrote then says that it had another stack. */
+function makeAvailable(history: RingHistory, now: Replay, head: number): boolean {
+  now.free.pop();
+  now.state[head] = OUT;
+  if (history.made.indexOf(head, now.made + 1) !== -1) {
+    // It was made available once more; what was written now is lost.
+    return true;
+  }
+  const below = history.next(head);
+  if (now.free.length > 0) {
+    return now.free.at(-1) === below;
+  }
+  now.below ??= below;
+  return now.below === below;
 }
 
 /** Goes on with a copy in which the driver takes back what was used up to `last`, its head being made available now. */
@@ -121,18 +144,16 @@ function replayTaking(
   last: number,
 ): number[] | undefined {
   const copy = { ...now, state: now.state.slice(), free: [...now.free] };
-  if (!takeBack(history, budget, copy, last)) {
-    return undefined;
-  }
-  return replay(history, budget, copy);
+  budget.steps -= last - now.used;
+  return takeBack(history, copy, last) ? replay(history, budget, copy) : undefined;
 }
 
 /** The driver takes back the heads in `used` up to `last`. False: one of them was not out. */
-function takeBack(history: RingHistory, budget: { steps: number }, now: Replay, last: number): boolean {
+function takeBack(history: RingHistory, now: Replay, last: number): boolean {
   for (; now.used <= last; now.used++) {
     const head = history.used[now.used];
-    budget.steps--;
-    if (now.state[head] === FREE || (now.state[head] === UNKNOWN && now.unseen-- === 0)) {
+    const wasFree = now.state[head] === FREE || head === now.below;
+    if (wasFree || (now.state[head] === UNKNOWN && now.unseen-- === 0)) {
       return false;
     }
     now.state[head] = FREE;
