@@ -12,16 +12,6 @@ export class UsageError extends VduseError {
   }
 }
 
-/** An error whose reason has been told already; only the exit status is left to say. */
-export class ReportedError extends Error {
-  readonly exitStatus: number;
-
-  constructor(exitStatus: number) {
-    super('reported');
-    this.exitStatus = exitStatus;
-  }
-}
-
 export interface ErrorReport {
   readonly code: string;
   readonly message: string;
