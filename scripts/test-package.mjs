@@ -59,7 +59,7 @@ try {
   const [{ filename }] = JSON.parse(run('npm', ['pack', '--json', '--pack-destination', folder], checkout()));
   writeFileSync(join(folder, 'package.json'), '{"name":"empty","private":true,"type":"module"}\n');
   run('npm', ['install', '--no-audit', '--no-fund', join(folder, filename)]);
-  expect(run('npx', ['--no-install', 'vduse', '--version']), /^\d+\.\d+\.\d+/m, 'vduse --version');
+  expect(run('npx', ['--no-install', 'vduse', '--version']), /^vduse \d+\.\d+\.\d+$/m, 'vduse --version');
   expect(run('npx', ['--no-install', 'vduse', 'export', '--help']), /--read-only/, 'vduse export --help');
   const daemon = ['--no-install', 'vduse-storage-daemon'];
   expect(run('npx', [...daemon, '--version']), /\d+\.\d+\.\d+/, 'vduse-storage-daemon --version');
