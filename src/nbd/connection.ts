@@ -144,7 +144,8 @@ export class NbdConnection {
 
   /** Takes what can be taken, sends what can be sent. Called whenever one of the two may have changed. */
   #pump(): void {
-    if (this.#isPumping || this.#isSocketClosed) {
+    // A socket that is destroyed has a last event to come, which gives everything back.
+    if (this.#isPumping || this.#socket.destroyed) {
       return;
     }
     this.#isPumping = true;

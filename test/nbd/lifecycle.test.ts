@@ -152,6 +152,47 @@ describe('NBD clients come and go', () => {
     assert.equal((await client.outcome()).data.length, 512);
   });
 
+  test('replies that are not read count as payload, too', async (t) => {
+    const target = new MemoryExport({ size });
+    const { open } = await startServer(t, dir, { target, limits: { requestBytesMax: 1 << 20 } });
+    const client = await open();
+    client.socket.pause();
+    for (let n = 0; n < 3; n++) {
+      client.request({ type: READ, length: 1 << 20 });
+    }
+    await until(() => target.calls.length > 0, 'one is started');
+    await delay(20);
+    assert.equal(target.calls.length, 1);
+    client.socket.resume();
+    for (let n = 0; n < 3; n++) {
+      assert.equal((await client.outcome()).errno, 0);
+    }
+  });
+
+  test('many small replies to a client that reads now and then: each byte is its own', async (t) => {
+    const target = new MemoryExport({ size });
+    const blocks = 2000;
+    const words = new Uint32Array(target.bytes.buffer);
+    for (let n = 0; n < blocks; n++) {
+      words.fill(n * 2654435761, n * 1024, (n + 1) * 1024);
+    }
+    const { open } = await startServer(t, dir, { target });
+    const client = await open();
+    for (let n = 0; n < blocks; n++) {
+      client.request({ type: READ, offset: n * 4096, length: 4096 });
+      if (n % 100 === 0) {
+        client.socket[n % 200 === 0 ? 'pause' : 'resume']();
+        await delay(1);
+      }
+    }
+    client.socket.resume();
+    for (let n = 0; n < blocks; n++) {
+      const { data } = await client.outcome();
+      assert.ok(data.equals(target.bytes.subarray(n * 4096, (n + 1) * 4096)), `block ${n}`);
+    }
+    target.assertBalanced();
+  });
+
   test('a client that reads nothing is served no further, and costs others nothing', async (t) => {
     const target = new MemoryExport({ size });
     const { open } = await startServer(t, dir, { target });
@@ -343,6 +384,20 @@ describe('NBD clients come and go', () => {
     openGate();
     await closed;
     target.assertBalanced();
+  });
+
+  test('close() while a write waits for memory: the memory that comes is given back', async (t) => {
+    const target = new MemoryExport({ size });
+    const { server, open } = await startServer(t, dir, { target, limits: { closeTimeoutMs: 30 } });
+    const client = await open();
+    const openGate = close(target);
+    client.request({ type: WRITE, data: Buffer.alloc(4096) });
+    await until(() => target.calls.length === 1, 'memory is asked for');
+    const closed = server.close();
+    await client.readToEnd();
+    openGate();
+    await closed;
+    assert.deepEqual(target.counts, { lent: 0, released: 0, prepared: 1, submitted: 0, cancelled: 1 });
   });
 
   test('an export is removed with its clients; the others stay', async (t) => {

@@ -153,10 +153,20 @@ export class RawClient {
       });
       assert.notEqual(await Promise.race([woken, deadline]), 'late', 'no answer came');
     }
-    const all = Buffer.concat(this.#received);
-    this.#received = [all.subarray(length)];
+    // Only as much as is asked for is put together: thousands of replies may be waiting.
+    const taken: Buffer[] = [];
+    for (let left = length; left > 0; ) {
+      const first = this.#received[0];
+      taken.push(first.subarray(0, left));
+      if (first.length <= left) {
+        this.#received.shift();
+      } else {
+        this.#received[0] = first.subarray(left);
+      }
+      left -= Math.min(first.length, left);
+    }
     this.#receivedBytes -= length;
-    return all.subarray(0, length);
+    return Buffer.concat(taken);
   }
 
   /** Waits until the server has closed; returns what it sent that nobody read. */
