@@ -114,7 +114,7 @@ export class DeviceQueue implements EventSource {
 
   /** Whether what completes now must touch neither guest memory nor the ring. */
   get abandoned(): boolean {
-    return this.#abandoned;
+    return this.#abandoned || this.counters[QueueField.ABANDONED_ID] >= this.#spec.id;
   }
 
   /** Starts to take requests, those that wait already included. */
@@ -128,7 +128,7 @@ export class DeviceQueue implements EventSource {
   /** Ends a request: stages its used element, with the bytes written into the chain. */
   complete(head: number, writtenLength: number): void {
     this.#inFlight--;
-    if (!this.#abandoned) {
+    if (!this.abandoned) {
       this.#queue.addUsed(head, writtenLength);
     }
     this.#drainIfIdle();
@@ -165,7 +165,7 @@ export class DeviceQueue implements EventSource {
   /** The map has grown: a head that missed gets another chance, and its last when this is the answer to it. */
   updateMemory(update: MemoryUpdate): void {
     this.memory.update(update.regions);
-    if (!this.#missing || !this.#taking) {
+    if (!this.#missing || !this.#taking || this.abandoned) {
       return;
     }
     this.#missing = false;
@@ -184,7 +184,7 @@ export class DeviceQueue implements EventSource {
   // EventSource
 
   poll(): number {
-    if (!this.#taking || this.#missing) {
+    if (!this.#taking || this.#missing || this.abandoned) {
       return 0;
     }
     const count = this.#queue.popAvailable(this.#heads);
@@ -202,7 +202,7 @@ export class DeviceQueue implements EventSource {
   }
 
   publish(): void {
-    if (this.#abandoned) {
+    if (this.abandoned) {
       return;
     }
     if (this.#queue.hasStagedUsed) {
@@ -218,7 +218,7 @@ export class DeviceQueue implements EventSource {
   }
 
   prepareToSleep(): boolean {
-    if (!this.#taking || this.#missing) {
+    if (!this.#taking || this.#missing || this.abandoned) {
       return false;
     }
     this.counters[QueueField.IN_FLIGHT] = this.#inFlight;

@@ -33,11 +33,14 @@ export interface MemoryUpdate {
 
 export interface QueueHost {
   readonly name: string;
-  /** Starts a queue. Throws PROTOCOL for a ring that can't be. */
+  /**
+   * Starts a queue. Throws PROTOCOL for a ring that can't be, and TIMEOUT where its thread does not answer: then the
+   * queue may start later all the same, and is to be stopped.
+   */
   start(spec: QueueSpec, listener: QueueListener): Promise<void>;
   /** Gives a queue another memory map, of which the old one is a part. */
   updateMemory(id: number, update: MemoryUpdate): void;
-  /** Stops a queue, waiting at most that long for its requests in flight. */
+  /** Stops a queue, waiting at most that long (and a moment for its thread to say so) for its requests in flight. */
   stop(id: number, timeoutMs: number): Promise<QueueStop>;
 }
 

@@ -16,6 +16,8 @@ export const QueueField = {
   IN_FLIGHT: 7,
   AVAIL_INDEX: 8,
   INTERRUPTS: 9,
+  /** Written by the main thread: queues of this index up to this id were given up, for their thread did not answer. */
+  ABANDONED_ID: 10,
 } as const;
 
 const deviceFields = 8;

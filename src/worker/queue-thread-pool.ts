@@ -12,11 +12,13 @@ export interface QueueThreadPoolOptions {
   readonly size?: number;
   /** Microseconds that a thread looks for work before it sleeps; 0, the default: none. */
   readonly pollUs?: number;
+  /** Milliseconds that a thread may take to start a queue; 5000 when absent. */
+  readonly startTimeoutMs?: number;
 }
 
 export class QueueThreadPool implements QueueHosts {
   readonly #size: number;
-  readonly #pollUs: number;
+  readonly #options: { readonly pollUs: number; readonly startTimeoutMs?: number };
   readonly #threads = new Map<string, Promise<QueueThread>>();
   readonly #started = new Set<QueueThread>();
   readonly #local = new LocalQueueHost();
@@ -25,7 +27,8 @@ export class QueueThreadPool implements QueueHosts {
 
   constructor(options: QueueThreadPoolOptions = {}) {
     this.#size = options.size ?? availableParallelism();
-    this.#pollUs = options.pollUs ?? 0;
+    const { pollUs = 0, startTimeoutMs } = options;
+    this.#options = { pollUs, ...(startTimeoutMs === undefined ? {} : { startTimeoutMs }) };
     // Node joins its threads when the process ends; one that sleeps in the kernel must be told to wake.
     process.once('exit', this.#onExit);
   }
@@ -69,7 +72,7 @@ export class QueueThreadPool implements QueueHosts {
   #thread(name: string): Promise<QueueThread> {
     let starting = this.#threads.get(name);
     if (starting === undefined) {
-      starting = QueueThread.start({ name, pollUs: this.#pollUs }).then(
+      starting = QueueThread.start({ name, ...this.#options }).then(
         (thread) => {
           this.#started.add(thread);
           void thread.ended.then(() => {

@@ -2,17 +2,25 @@
 import { Worker } from 'node:worker_threads';
 import { type ErrorCode, errorMessage, VduseError } from '../base/errors.js';
 import type { MemoryUpdate, QueueHost, QueueListener, QueueSpec, QueueStop } from '../device/queue-host.js';
+import { QueueField, SharedDeviceState } from '../device/statistics.js';
 import { closeFd, createEventFd, signalEventFd } from '../native/fd.js';
 import type { ThreadCommand, ThreadReport, ThreadSetup } from './messages.js';
 
 interface PendingCall {
   readonly resolve: (result: QueueStop | undefined) => void;
   readonly reject: (error: Error) => void;
+  readonly timer: NodeJS.Timeout;
 }
+
+/** How long a thread may take to start a queue. It may be busy with others, or stuck in a call that blocks. */
+const startTimeoutMsDefault = 5000;
+/** How much longer than its own time a stop may take to be answered. */
+const stopGrace = 0.25;
 
 export interface QueueThreadOptions {
   readonly name: string;
   readonly pollUs: number;
+  readonly startTimeoutMs?: number;
 }
 
 export class QueueThread implements QueueHost {
@@ -20,7 +28,8 @@ export class QueueThread implements QueueHost {
   readonly #worker: Worker;
   readonly #wakeFd: number;
   readonly #calls = new Map<number, PendingCall>();
-  readonly #listeners = new Map<number, QueueListener>();
+  readonly #queues = new Map<number, { spec: QueueSpec; listener: QueueListener }>();
+  readonly #startTimeoutMs: number;
   /** Resolves when the thread takes no more queues, for whatever reason. */
   readonly ended: Promise<void>;
   readonly #exited: Promise<void>;
@@ -30,6 +39,7 @@ export class QueueThread implements QueueHost {
 
   private constructor(options: QueueThreadOptions) {
     this.name = options.name;
+    this.#startTimeoutMs = options.startTimeoutMs ?? startTimeoutMsDefault;
     this.#wakeFd = createEventFd();
     this.#worker = new Worker(new URL('./queue-thread-main.js', import.meta.url), {
       name: options.name,
@@ -66,13 +76,8 @@ export class QueueThread implements QueueHost {
   }
 
   async start(spec: QueueSpec, listener: QueueListener): Promise<void> {
-    this.#listeners.set(spec.id, listener);
-    try {
-      await this.#call((call) => ({ kind: 'start', call, spec }));
-    } catch (error) {
-      this.#listeners.delete(spec.id);
-      throw error;
-    }
+    this.#queues.set(spec.id, { spec, listener });
+    await this.#call((call) => ({ kind: 'start', call, spec }), this.#startTimeoutMs);
   }
 
   updateMemory(id: number, update: MemoryUpdate): void {
@@ -82,14 +87,22 @@ export class QueueThread implements QueueHost {
   }
 
   async stop(id: number, timeoutMs: number): Promise<QueueStop> {
+    const queue = this.#queues.get(id);
+    if (queue === undefined) {
+      return { drained: true, availIndex: 0 };
+    }
+    const withinMs = timeoutMs + Math.max(50, timeoutMs * stopGrace);
     try {
-      const result = await this.#call((call) => ({ kind: 'stop', call, id, timeoutMs }));
+      const result = await this.#call((call) => ({ kind: 'stop', call, id, timeoutMs }), withinMs);
       return result ?? { drained: false, availIndex: 0 };
     } catch {
-      // The kernel cancels what a thread that has ended had in flight, but nobody tells when that is over.
-      return { drained: false, availIndex: 0 };
+      // The thread is stuck, or has ended: then the kernel cancels its requests, but nobody tells when that is over.
+      const { shared, queue: place } = queue.spec;
+      const counters = new SharedDeviceState(shared).queue(place.index);
+      counters[QueueField.ABANDONED_ID] = id;
+      return { drained: false, availIndex: counters[QueueField.AVAIL_INDEX] };
     } finally {
-      this.#listeners.delete(id);
+      this.#queues.delete(id);
     }
   }
 
@@ -108,7 +121,8 @@ export class QueueThread implements QueueHost {
     await this.#exited;
   }
 
-  #call(make: (call: number) => ThreadCommand): Promise<QueueStop | undefined> {
+  /** Sends a command and waits for its answer, which is an error when it does not come in time. */
+  #call(make: (call: number) => ThreadCommand, withinMs: number): Promise<QueueStop | undefined> {
     if (this.#failure !== undefined) {
       return Promise.reject(this.#failure);
     }
@@ -116,7 +130,11 @@ export class QueueThread implements QueueHost {
     return new Promise((resolve, reject) => {
       // A thread is not to keep the process alive, but a call that waits for its answer is.
       this.#worker.ref();
-      this.#calls.set(call, { resolve, reject });
+      const timer = setTimeout(() => {
+        this.#takeCall(call);
+        reject(new VduseError('TIMEOUT', `queue thread '${this.name}' does not answer`));
+      }, withinMs);
+      this.#calls.set(call, { resolve, reject, timer });
       this.#send(make(call));
     });
   }
@@ -140,13 +158,13 @@ export class QueueThread implements QueueHost {
         this.#takeCall(report.call)?.reject(new VduseError(report.code as ErrorCode, report.message));
         break;
       case 'broken':
-        this.#listeners.get(report.id)?.onBroken(report.reason);
+        this.#queues.get(report.id)?.listener.onBroken(report.reason);
         break;
       case 'memory-miss':
-        this.#listeners.get(report.id)?.onMemoryMiss();
+        this.#queues.get(report.id)?.listener.onMemoryMiss();
         break;
       case 'errors':
-        this.#listeners.get(report.id)?.onErrors(report.count, report.errno);
+        this.#queues.get(report.id)?.listener.onErrors(report.count, report.errno);
         break;
     }
   }
@@ -154,6 +172,7 @@ export class QueueThread implements QueueHost {
   #takeCall(call: number): PendingCall | undefined {
     const pending = this.#calls.get(call);
     this.#calls.delete(call);
+    clearTimeout(pending?.timer);
     if (this.#calls.size === 0) {
       this.#worker.unref();
     }
@@ -169,13 +188,13 @@ export class QueueThread implements QueueHost {
       cause: error,
     });
     this.#resolveEnded();
-    for (const { reject } of this.#calls.values()) {
+    for (const { reject, timer } of this.#calls.values()) {
+      clearTimeout(timer);
       reject(this.#failure);
     }
     this.#calls.clear();
-    for (const listener of this.#listeners.values()) {
+    for (const { listener } of this.#queues.values()) {
       listener.onBroken(this.#failure.message);
     }
-    this.#listeners.clear();
   }
 }

@@ -35,7 +35,12 @@ export async function startBlk(options: BlkSetupOptions): Promise<BlkSetup> {
     ...options.device,
   });
   const frontEnd = new FrontEnd(device, options.frontEnd);
-  await frontEnd.activate();
+  try {
+    await frontEnd.activate();
+  } catch (error) {
+    await frontEnd.close(0);
+    throw error;
+  }
   return {
     device,
     frontEnd,

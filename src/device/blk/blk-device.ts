@@ -197,8 +197,9 @@ export class BlkDevice implements VirtioDevice {
       serial: this.serial,
       shared: this.#shared.buffer,
     };
-    await host.start(spec, this.#queueListener(queue.index, spec.id));
+    // Before it runs: a start that is not answered in time is to be stopped too.
     this.#running.set(queue.index, { id: spec.id, host });
+    await host.start(spec, this.#queueListener(queue.index, spec.id));
   }
 
   #queueListener(index: number, id: number): QueueListener {

@@ -133,6 +133,7 @@ export class CustomDevice implements VirtioDevice {
         shared: this.#shared.buffer,
         key: this.#key,
       } as const;
+      this.#running.set(queue.index, id);
       await this.#host.start(spec, {
         onBroken: (reason) => this.#listener?.onNeedsReset(reason),
         onMemoryMiss: () => {
@@ -142,7 +143,6 @@ export class CustomDevice implements VirtioDevice {
         onErrors: () => {},
         onFailure: this.#onError,
       });
-      this.#running.set(queue.index, id);
     }
   }
 
