@@ -128,6 +128,15 @@ export class SoftwareVduse implements VduseKernel {
     return [...this.#devices.keys()];
   }
 
+  /** How long a device's messages may wait from now on: Linux's /sys/class/vduse/NAME/msg_timeout. 0: for ever. */
+  setMessageTimeoutMs(name: string, timeoutMs: number): void {
+    const device = this.#devices.get(name);
+    if (device === undefined) {
+      throw new VduseError('NOT_FOUND', `there is no VDUSE device named '${name}'`);
+    }
+    device.messages.timeoutMs = timeoutMs;
+  }
+
   // VduseKernel
 
   openControl(): number {

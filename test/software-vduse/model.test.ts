@@ -5,27 +5,29 @@ import { type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlockNode } from '../../src/block/node.js';
 import type { SharedBuffer } from '../../src/software-vduse/blk-frontend.js';
+import { VduseControl } from '../../src/transport/vduse/control.js';
 import { RING_F } from '../../src/virtqueue/layout.js';
 import { QueueThreadPool } from '../../src/worker/queue-thread-pool.js';
 import { memoryNode } from '../support/blk.js';
 import { DiskModel } from '../support/disk-model.js';
 import { type Random, scaled, testRandom } from '../support/random.js';
 import { mapCount, openFdCount } from '../support/resources.js';
-import { SoftwareDisk } from '../support/software-disk.js';
+import { SoftwareDisk, type SoftwareDiskOptions } from '../support/software-disk.js';
 
 const cellBytes = 128 << 10;
 const smallestBytes = 4 << 20;
 const BLK_F = { MQ: 12, DISCARD: 13, WRITE_ZEROES: 14 };
 
 /** What happens to a device while it has requests. */
-type Event = 'share' | 'unshare' | 'grow' | 'reattach' | 'reopen';
+type Event = 'share' | 'unshare' | 'grow' | 'reattach' | 'reopen' | 'timeout';
 
 /** One disk, its model, and the buffers that it shares with the device. */
 class Program {
   readonly #random: Random;
   readonly #events: readonly Event[];
   readonly #node: BlockNode;
-  readonly #disk: SoftwareDisk;
+  readonly #settings: SoftwareDiskOptions;
+  #disk: SoftwareDisk;
   readonly #model: DiskModel;
   #shared: SharedBuffer[] = [];
   /** What has been done, by kind. */
@@ -35,20 +37,26 @@ class Program {
     const node = await memoryNode(smallestBytes);
     const optional = [RING_F.INDIRECT_DESC, RING_F.EVENT_IDX, BLK_F.MQ, BLK_F.DISCARD, BLK_F.WRITE_ZEROES];
     const refused = optional.filter(() => random.oneIn(3));
-    const disk = await SoftwareDisk.start({
+    const settings: SoftwareDiskOptions = {
       node,
       hosts,
       kernel: { bounceBytes: random.pick([1 << 20, 4 << 20]), messageTimeoutMs: 20_000 },
       frontend: { refuseFeatures: refused.reduce((bits, bit) => bits | (1n << BigInt(bit)), 0n) },
       device: { queueCount: random.between(1, 3), queueSize: random.pick([4, 8, 64, 256]) },
-    });
-    return new Program(random, events, node, disk);
+    };
+    return new Program(random, events, settings, await SoftwareDisk.start(settings));
   }
 
-  private constructor(random: Random, events: readonly Event[], node: BlockNode, disk: SoftwareDisk) {
+  private constructor(
+    random: Random,
+    events: readonly Event[],
+    settings: SoftwareDiskOptions,
+    disk: SoftwareDisk,
+  ) {
     this.#random = random;
     this.#events = events;
-    this.#node = node;
+    this.#node = settings.node;
+    this.#settings = settings;
     this.#disk = disk;
     this.#model = new DiskModel(smallestBytes);
   }
@@ -74,6 +82,9 @@ class Program {
       await sleep(0);
     }
     await Promise.all([this.#event(), ...requests]);
+    if (this.#events.includes('timeout') && this.#random.oneIn(8)) {
+      await this.#timeout();
+    }
   }
 
   async finish(): Promise<void> {
@@ -135,6 +146,10 @@ class Program {
 
   async #event(): Promise<void> {
     const event = this.#random.oneIn(2) ? this.#random.pick(this.#events) : 'none';
+    // A timeout has the device for itself, after the round.
+    if (event === 'timeout') {
+      return;
+    }
     this.#count(event);
     switch (event) {
       case 'share':
@@ -165,6 +180,21 @@ class Program {
       default:
         return;
     }
+  }
+
+  /** A message goes unanswered, which breaks the device for good; the image gets another one. */
+  async #timeout(): Promise<void> {
+    this.#count('timeout');
+    const { kernel, name, frontend } = this.#disk;
+    await this.#disk.leave();
+    kernel.setMessageTimeoutMs(name, 20);
+    assert.equal(await frontend.queueState(0), undefined);
+    await kernel.removeFromBus(name);
+    const control = new VduseControl(kernel);
+    control.destroy(name);
+    control.close();
+    this.#shared = [];
+    this.#disk = await SoftwareDisk.start(this.#settings);
   }
 
   async #resize(size: number): Promise<void> {
@@ -220,10 +250,12 @@ test('random programs never differ from the model, and leave nothing', { timeout
   await runPrograms(t, scaled(8), ['share', 'unshare', 'grow', 'reattach']);
 });
 
-const adoption = {
-  timeout: 120_000,
-};
-
-test('nor where the device is left and adopted with requests in flight', adoption, async (t) => {
+test('nor where the device is left and adopted with requests in flight', { timeout: 120_000 }, async (t) => {
   await runPrograms(t, scaled(4), ['share', 'reattach', 'reopen', 'reopen']);
+});
+
+test('nor where messages go unanswered and the broken device is replaced', {
+  timeout: 120_000,
+}, async (t) => {
+  await runPrograms(t, scaled(3), ['share', 'reattach', 'timeout']);
 });
