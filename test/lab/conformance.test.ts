@@ -11,13 +11,13 @@ import { conformanceCases } from '../conformance/suite.js';
 const main = fileURLToPath(new URL('../conformance/linux-main.js', import.meta.url));
 
 for (const kernel of KERNEL_CHANNELS) {
-  test(`Debian ${kernel}: VDUSE ABI`, { timeout: 600_000 }, async (context) => {
+  test(`Debian ${kernel}: VDUSE ABI`, { timeout: 1_500_000 }, async (context) => {
     const command = `modprobe -a vduse virtio_vdpa virtio_blk vhost_vdpa && exec node --enable-source-maps ${main}`;
     const { exitStatus, output, consoleTail } = await runInLab({
       command,
       kernel,
       smp: 2,
-      timeoutMs: 400_000,
+      timeoutMs: 1_200_000,
     });
     const lines = output.split('\n').filter((line) => line.startsWith(resultMark));
     const results = lines.map((line) => JSON.parse(line.slice(resultMark.length)) as CaseResult);

@@ -10,6 +10,6 @@ test('Debian stable: data', async (context) => {
 });
 
 test('Debian unstable: data', async (context) => {
-  const only = ['on four queues', 'online resize', 'fstrim', 'write-zeroes', 'detach', 'unbound'];
+  const only = ['on four queues', 'no kick', 'online resize', 'fstrim', 'write-zeroes', 'detach', 'unbound'];
   await runScenario(context, { script, kernel: 'unstable', smp: 2, only });
 });

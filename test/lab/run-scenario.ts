@@ -62,7 +62,7 @@ interface Run {
 }
 
 async function run(scenario: Scenario): Promise<Run> {
-  const { script, only, timeoutMs = 360_000, ...machine } = scenario;
+  const { script, only, timeoutMs = 1_200_000, ...machine } = scenario;
   const command = ['node', '--enable-source-maps', fileURLToPath(script)];
   const env = only === undefined ? {} : { VDUSE_LAB_ONLY: only.join('\n') };
   try {

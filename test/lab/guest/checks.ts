@@ -5,6 +5,7 @@
 import { spawnSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { patience } from './shell.js';
 
 /** In front of a line's JSON. */
 export const outcomeMark = '##outcome ';
@@ -89,7 +90,7 @@ async function runWithUndo(check: Check): Promise<Figures | undefined> {
 
 async function within(check: Check): Promise<Figures | undefined> {
   const done = new AbortController();
-  const timeoutMs = check.timeoutMs ?? defaultTimeoutMs;
+  const timeoutMs = (check.timeoutMs ?? defaultTimeoutMs) * patience;
   const timeout = async (): Promise<never> => {
     await sleep(timeoutMs, undefined, { signal: done.signal });
     throw new HangError(`not over after ${timeoutMs / 1000} s`);

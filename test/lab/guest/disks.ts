@@ -115,10 +115,14 @@ export interface FioResult {
   readonly writes: number;
   readonly readIops: number;
   readonly writeIops: number;
+  /** Percent of the requests that took longer than 750 ms. */
+  readonly slowPercent: number;
 }
 
 interface FioJob {
   readonly error: number;
+  /** Percent by upper bound. */
+  readonly latency_ms: Readonly<Record<string, number>>;
   readonly read: { total_ios: number; iops: number };
   readonly write: { total_ios: number; iops: number };
 }
@@ -135,6 +139,9 @@ export function parseFio(output: string): FioResult {
     writes: sum((job) => job.write.total_ios),
     readIops: Math.round(sum((job) => job.read.iops)),
     writeIops: Math.round(sum((job) => job.write.iops)),
+    slowPercent: Math.max(
+      ...jobs.map(({ latency_ms: ms }) => (ms['1000'] ?? 0) + (ms['2000'] ?? 0) + (ms['>=2000'] ?? 0)),
+    ),
   };
 }
 

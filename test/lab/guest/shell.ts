@@ -2,6 +2,12 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 
+/**
+ * How many times longer than on a quiet host everything may take. An emulated machine that shares its processors
+ * is several times slower, and a limit is to end a hang, not to measure.
+ */
+export const patience = 4;
+
 export interface Finished {
   /** The exit status; 128 and the signal's number where one ended it. */
   readonly status: number;
@@ -48,7 +54,7 @@ export class RunningProgram {
 
   /** Waits until the output has a match of the pattern; fails when the program ends before. */
   async says(pattern: RegExp, timeoutMs = 30_000): Promise<RegExpMatchArray> {
-    const deadline = performance.now() + timeoutMs;
+    const deadline = performance.now() + timeoutMs * patience;
     for (;;) {
       const match = this.#output.match(pattern);
       if (match !== null) {
@@ -107,7 +113,7 @@ export async function waitFor(
   condition: () => boolean | Promise<boolean>,
   timeoutMs = 20_000,
 ): Promise<void> {
-  const deadline = performance.now() + timeoutMs;
+  const deadline = performance.now() + timeoutMs * patience;
   while (!(await condition())) {
     if (performance.now() > deadline) {
       throw new Error(`not so after ${timeoutMs / 1000} s: ${what}`);
