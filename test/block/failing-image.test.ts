@@ -3,20 +3,19 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { VduseError } from '../../src/base/errors.js';
 import { openBlockNode } from '../../src/block/open.js';
 import { BLK_S } from '../../src/device/blk/blk-protocol.js';
-import { QueueThreadPool } from '../../src/worker/queue-thread-pool.js';
 import { startBlk } from '../support/blk.js';
 import { untouched } from '../support/front-end-memory.js';
+import { makeTestPool } from '../support/leftovers.js';
 import { makeTempDir } from '../support/temp-dir.js';
 import { privateMounts } from '../support/tools.js';
 
 const directory = makeTempDir();
-const pool = new QueueThreadPool({ size: 1 });
-after(() => pool.close());
+const pool = makeTestPool({ size: 1 });
 
 test('a full file system is an I/O error for the front-end, and the device goes on', (t) => {
   const command = privateMounts();

@@ -3,18 +3,17 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, type TestContext, test } from 'node:test';
+import { type TestContext, test } from 'node:test';
 import type { FileNodeOptions } from '../../src/block/node.js';
 import { openBlockNode } from '../../src/block/open.js';
 import { BLK_S } from '../../src/device/blk/blk-protocol.js';
-import { QueueThreadPool } from '../../src/worker/queue-thread-pool.js';
 import { startBlk } from '../support/blk.js';
+import { makeTestPool } from '../support/leftovers.js';
 import { makeTempDir } from '../support/temp-dir.js';
 
 const size = 4 << 20;
 const directory = makeTempDir();
-const pool = new QueueThreadPool({ size: 1 });
-after(() => pool.close());
+const pool = makeTestPool({ size: 1 });
 let files = 0;
 
 async function withLoop(

@@ -6,14 +6,13 @@ import { after, describe, type TestContext, test } from 'node:test';
 import type { FileNodeOptions } from '../../src/block/node.js';
 import { openBlockNode } from '../../src/block/open.js';
 import { BLK_S } from '../../src/device/blk/blk-protocol.js';
-import { QueueThreadPool } from '../../src/worker/queue-thread-pool.js';
 import { type BlkSetup, startBlk } from '../support/blk.js';
+import { makeTestPool } from '../support/leftovers.js';
 import { makeTempDir } from '../support/temp-dir.js';
 
 const size = 8 << 20;
 const mebibyte = 1 << 20;
-const pool = new QueueThreadPool({ size: 1 });
-after(() => pool.close());
+const pool = makeTestPool({ size: 1 });
 const directory = makeTempDir();
 let files = 0;
 

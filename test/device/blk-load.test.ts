@@ -5,18 +5,18 @@
 import assert from 'node:assert/strict';
 import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VduseError } from '../../src/base/errors.js';
 import type { BlockNode, FileNodeOptions } from '../../src/block/node.js';
 import { openBlockNode } from '../../src/block/open.js';
 import { BLK_S, BLK_T } from '../../src/device/blk/blk-protocol.js';
 import { RING_F } from '../../src/virtqueue/layout.js';
-import { QueueThreadPool } from '../../src/worker/queue-thread-pool.js';
 import { type BlkSetup, localNode, memoryNode, startBlk } from '../support/blk.js';
 import { encodeRanges } from '../support/blk-client.js';
 import { DiskModel } from '../support/disk-model.js';
 import type { FrontEndOptions } from '../support/front-end.js';
+import { makeTestPool } from '../support/leftovers.js';
 import { MemoryDisk } from '../support/memory-disk.js';
 import { Random, scaled, testRandom } from '../support/random.js';
 import { makeTempDir } from '../support/temp-dir.js';
@@ -25,8 +25,7 @@ const laneBytes = 192 << 10;
 const laneCount = 9;
 const size = laneBytes * laneCount;
 const stepsPerLane = scaled(60);
-const pool = new QueueThreadPool({ size: 2 });
-after(() => pool.close());
+const pool = makeTestPool({ size: 2 });
 
 /** One stretch of the disk that one loop of requests has for itself, so that their order is known. */
 class Lane {

@@ -1,17 +1,16 @@
 /** What each request type does, by the sections of virtio 1.3, 5.2, on real queues. */
 import assert from 'node:assert/strict';
-import { after, describe, test } from 'node:test';
+import { describe, test } from 'node:test';
 import { BLK_F, BLK_S, BLK_T } from '../../src/device/blk/blk-protocol.js';
-import { QueueThreadPool } from '../../src/worker/queue-thread-pool.js';
 import { type BlkSetup, type BlkSetupOptions, localNode, memoryNode, startBlk } from '../support/blk.js';
 import { encodeHeader, encodeRanges } from '../support/blk-client.js';
 import { untouched } from '../support/front-end-memory.js';
+import { makeTestPool } from '../support/leftovers.js';
 import { MemoryDisk, type MemoryDiskOptions } from '../support/memory-disk.js';
 
 const sectors = 2048;
 const size = sectors * 512;
-const pool = new QueueThreadPool({ size: 2 });
-after(() => pool.close());
+const pool = makeTestPool({ size: 2 });
 
 type Extra = Pick<BlkSetupOptions, 'device' | 'frontEnd'>;
 

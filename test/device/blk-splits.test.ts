@@ -1,20 +1,19 @@
 /** 2.7.4 and 5.2.6: a request means the same however its header, data and status are cut into buffers. */
 import assert from 'node:assert/strict';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import fc from 'fast-check';
 import { BLK_S, BLK_T } from '../../src/device/blk/blk-protocol.js';
 import { RING_F } from '../../src/virtqueue/layout.js';
-import { QueueThreadPool } from '../../src/worker/queue-thread-pool.js';
 import { memoryNode, startBlk } from '../support/blk.js';
 import { type BlkReply, type BlkRequest, encodeRanges } from '../support/blk-client.js';
 import { untouched } from '../support/front-end-memory.js';
+import { makeTestPool } from '../support/leftovers.js';
 import { propertyRuns } from '../support/property.js';
 import { Random } from '../support/random.js';
 
 const size = 1 << 20;
 const serial = 'serial-of-20-bytes-X';
-const pool = new QueueThreadPool({ size: 1 });
-after(() => pool.close());
+const pool = makeTestPool({ size: 1 });
 
 const cuts = fc.record({
   seed: fc.integer({ min: 0, max: 0xffff_ffff }),

@@ -1,17 +1,16 @@
 /** A queue whose memory map grows while it runs, whose driver breaks rules, and whose stop comes at odd moments. */
 import assert from 'node:assert/strict';
-import { after, describe, test } from 'node:test';
+import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BLK_S, BLK_T } from '../../src/device/blk/blk-protocol.js';
 import { MemoryAccess, type MemoryRegion } from '../../src/memory/guest-memory.js';
-import { QueueThreadPool } from '../../src/worker/queue-thread-pool.js';
 import { type BlkSetup, localNode, memoryNode, startBlk } from '../support/blk.js';
 import { encodeHeader } from '../support/blk-client.js';
+import { makeTestPool } from '../support/leftovers.js';
 import { MemoryDisk } from '../support/memory-disk.js';
-import { within } from '../support/within.js';
+import { until } from '../support/within.js';
 
-const pool = new QueueThreadPool({ size: 2 });
-after(() => pool.close());
+const pool = makeTestPool({ size: 2 });
 const size = 1 << 20;
 
 /** What a transport is told, with the memory that it would answer with. */
@@ -51,12 +50,8 @@ class Transport {
     await this.#setup.device.activate({ ...this.#setup.frontEnd.activation(), memory });
   }
 
-  async until(condition: () => boolean): Promise<void> {
-    await within(5000, 'what the transport waits for', async () => {
-      while (!condition()) {
-        await sleep(1);
-      }
-    });
+  until(condition: () => boolean): Promise<void> {
+    return until('what the transport waits for', condition);
   }
 }
 
@@ -178,12 +173,9 @@ test('the available index counts requests that have not ended, and the statistic
     open = resolve;
   });
   const replies = [setup.client.read(0, 512), setup.client.read(0, 512)];
-  while (disk.count('read') < 2) {
-    await sleep(1);
-  }
-  await sleep(2);
+  await until('both reads', () => disk.count('read') === 2);
+  await until('their count', () => setup.device.statistics.inFlight === 2);
   assert.equal(setup.device.availIndex(0), 2);
-  assert.equal(setup.device.statistics.inFlight, 2);
   open();
   await Promise.all(replies);
   assert.equal(setup.device.statistics.inFlight, 0);

@@ -23,6 +23,7 @@ import {
   usedRingBytes,
 } from '../../src/virtqueue/layout.js';
 import { FrontEndMemory, ringsStart, untouched } from './front-end-memory.js';
+import { isClosed, willClose } from './leftovers.js';
 
 export interface FrontEndOptions {
   /** Queues that the driver makes ready; all of the device's when absent. */
@@ -288,6 +289,7 @@ export class FrontEnd {
       deviceAddress: place(usedRingBytes(size)),
       tablesAddress: place(tableEntries * size * 16),
     }));
+    willClose(this, () => this.close(100));
     const memory = new FrontEndMemory(ringBytes, options.dataBytes ?? 16 << 20, options.shared);
     const guardBytes = options.buffers === 'page' ? 4096 : 7;
     const eventIdx = has(RING_F.EVENT_IDX);
@@ -328,6 +330,7 @@ export class FrontEnd {
 
   /** Stops the device and gives everything back. Not drained: the memory stays mapped. */
   async close(timeoutMs = 5000): Promise<void> {
+    isClosed(this);
     const { drained } = await this.quiesce(timeoutMs);
     for (const queue of this.queues) {
       queue.close();

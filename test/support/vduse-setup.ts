@@ -7,6 +7,7 @@ import { VduseTransport } from '../../src/transport/vduse/vduse-transport.js';
 import { BlkClient } from './blk-client.js';
 import { FakeVduse } from './fake-vduse-kernel.js';
 import { FrontEnd } from './front-end.js';
+import { isClosed, willClose } from './leftovers.js';
 
 export interface LogLine {
   readonly level: number;
@@ -72,6 +73,9 @@ export class VduseSetup {
     this.frontEnd = new FrontEnd(device, { shared: true, dataBytes: 1 << 20 });
     this.kernel.connect(this.frontEnd, options.memory);
     this.client = new BlkClient(this.frontEnd);
+    // The transport stops the device, not the front-end.
+    isClosed(this.frontEnd);
+    willClose(this, () => this.close());
   }
 
   async createTransport(): Promise<VduseTransport> {
@@ -100,6 +104,7 @@ export class VduseSetup {
   }
 
   async release(): Promise<void> {
+    isClosed(this);
     for (const queue of this.frontEnd.queues) {
       queue.close();
     }

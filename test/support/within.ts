@@ -1,5 +1,6 @@
 /** Waits for something that may never come, no longer than a test should. */
 import assert from 'node:assert/strict';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 export async function within<T>(ms: number, what: string, wait: () => Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
@@ -14,4 +15,13 @@ export async function within<T>(ms: number, what: string, wait: () => Promise<T>
   } finally {
     clearTimeout(timer);
   }
+}
+
+/** Waits until it is so. */
+export function until(what: string, condition: () => boolean): Promise<void> {
+  return within(10_000, what, async () => {
+    while (!condition()) {
+      await sleep(1);
+    }
+  });
 }

@@ -2,20 +2,19 @@
 import assert from 'node:assert/strict';
 import { truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { pino } from 'pino';
 import type { BlockNode } from '../../src/block/node.js';
 import { openBlockNode } from '../../src/block/open.js';
 import { BLK_S } from '../../src/device/blk/blk-protocol.js';
-import { QueueThreadPool } from '../../src/worker/queue-thread-pool.js';
 import { type BlkSetup, localNode, startBlk } from '../support/blk.js';
+import { makeTestPool } from '../support/leftovers.js';
 import { MemoryDisk } from '../support/memory-disk.js';
 import { makeTempDir } from '../support/temp-dir.js';
 
 const directory = makeTempDir();
-const pool = new QueueThreadPool({ size: 1 });
-after(() => pool.close());
+const pool = makeTestPool({ size: 1 });
 
 /** A node of which every read fails. */
 async function failingNode(where: 'thread' | 'main'): Promise<BlockNode> {

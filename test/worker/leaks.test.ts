@@ -2,12 +2,13 @@
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { openBlockNode } from '../../src/block/open.js';
 import { BLK_S } from '../../src/device/blk/blk-protocol.js';
 import { QueueThreadPool } from '../../src/worker/queue-thread-pool.js';
 import { type BlkSetup, localNode, startBlk } from '../support/blk.js';
+import { makeTestPool } from '../support/leftovers.js';
 import { MemoryDisk } from '../support/memory-disk.js';
 import { openFdCount } from '../support/resources.js';
 import { makeTempDir } from '../support/temp-dir.js';
@@ -16,8 +17,7 @@ const directory = makeTempDir();
 const path = join(directory, 'disk.img');
 writeFileSync(path, '');
 truncateSync(path, 1 << 20);
-const pool = new QueueThreadPool({ size: 2 });
-after(() => pool.close());
+const pool = makeTestPool({ size: 2 });
 
 interface Held {
   readonly fds: number;

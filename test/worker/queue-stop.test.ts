@@ -2,21 +2,21 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
-import { after, describe, test } from 'node:test';
+import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlockNode } from '../../src/block/node.js';
 import { openBlockNode } from '../../src/block/open.js';
 import { BLK_S, BLK_T } from '../../src/device/blk/blk-protocol.js';
 import { closeFd, OpenFlag, openFile } from '../../src/native/fd.js';
-import { QueueThreadPool } from '../../src/worker/queue-thread-pool.js';
 import { localNode, memoryNode, startBlk } from '../support/blk.js';
 import { encodeHeader } from '../support/blk-client.js';
 import { untouched } from '../support/front-end-memory.js';
+import { makeTestPool } from '../support/leftovers.js';
 import { MemoryDisk } from '../support/memory-disk.js';
 import { makeTempDir } from '../support/temp-dir.js';
+import { until } from '../support/within.js';
 
-const pool = new QueueThreadPool({ size: 2 });
-after(() => pool.close());
+const pool = makeTestPool({ size: 2 });
 const directory = makeTempDir();
 
 function gate(): { promise: Promise<void>; open: () => void } {
@@ -39,9 +39,7 @@ describe('a promise that does not settle', () => {
     const places = [4096, 65536].map((length) =>
       queue.submit({ readable: [encodeHeader(BLK_T.IN, 0)], writable: [length, 1] }),
     );
-    while (disk.count('read') < 3) {
-      await sleep(1);
-    }
+    await until('the reads', () => disk.count('read') >= 3);
     const ring = queue.usedRing();
     const interrupts = queue.interrupts;
     const started = performance.now();
@@ -69,9 +67,7 @@ describe('a promise that does not settle', () => {
     const held = gate();
     disk.gate = held.promise;
     const read = client.read(0, 512);
-    while (disk.count('read') < 1) {
-      await sleep(1);
-    }
+    await until('the reads', () => disk.count('read') >= 1);
     const stop = frontEnd.quiesce(5000);
     await sleep(20);
     held.open();
@@ -89,9 +85,7 @@ describe('a promise that does not settle', () => {
     const second = await startBlk({ node: localNode(free), hosts: pool });
     stuck.gate = new Promise(() => {});
     void first.client.read(0, 512);
-    while (stuck.count('read') < 1) {
-      await sleep(1);
-    }
+    await until('the read', () => stuck.count('read') >= 1);
     const stop = first.frontEnd.quiesce(100);
     let served = 0;
     let stopping = true;
@@ -130,15 +124,15 @@ describe('on a queue thread', () => {
 
   test('what can be cancelled is, at half of the time, and the stop is drained', async () => {
     const { node, close } = await stuckNode();
-    const { client, frontEnd } = await startBlk({ node, hosts: pool });
+    const { client, frontEnd, device } = await startBlk({ node, hosts: pool });
     const reads = [client.read(0, 512), client.read(512, 512), client.read(1024, 1024)];
-    await sleep(20);
+    await until('the requests', () => device.statistics.inFlight === 3);
     const started = performance.now();
-    const { drained, availIndices } = await frontEnd.quiesce(400);
+    const { drained, availIndices } = await frontEnd.quiesce(1000);
     const took = performance.now() - started;
     assert.equal(drained, true);
     assert.equal(availIndices.get(0), 3);
-    assert.ok(took >= 190 && took < 390, `the stop took ${took} ms of 400`);
+    assert.ok(took >= 490 && took < 990, `the stop took ${took} ms of 1000`);
     for (const read of reads) {
       assert.equal((await read).status, BLK_S.IOERR);
     }
@@ -158,9 +152,9 @@ describe('on a queue thread', () => {
 
   test('a stop without time gives up at once', async () => {
     const { node, close } = await stuckNode();
-    const { client, frontEnd } = await startBlk({ node, hosts: pool });
+    const { client, frontEnd, device } = await startBlk({ node, hosts: pool });
     void client.read(0, 512);
-    await sleep(10);
+    await until('the request', () => device.statistics.inFlight === 1);
     const started = performance.now();
     assert.equal((await frontEnd.quiesce(0)).drained, false);
     assert.ok(performance.now() - started < 500);

@@ -1,20 +1,19 @@
 /** Every call of the transport fails once: whatever fails, nothing stays open and nothing stays mapped. */
 import assert from 'node:assert/strict';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import { VduseError } from '../../../src/base/errors.js';
 import { Errno } from '../../../src/native/errno.js';
 import { VduseTransport } from '../../../src/transport/vduse/vduse-transport.js';
-import { QueueThreadPool } from '../../../src/worker/queue-thread-pool.js';
 import { localNode } from '../../support/blk.js';
 import { FakeVduse } from '../../support/fake-vduse-kernel.js';
+import { makeTestPool } from '../../support/leftovers.js';
 import { mappedBytes } from '../../support/mapped.js';
 import { MemoryDisk } from '../../support/memory-disk.js';
 import { openFdCount } from '../../support/resources.js';
 import { VduseSetup } from '../../support/vduse-setup.js';
 import { within } from '../../support/within.js';
 
-const pool = new QueueThreadPool({ size: 1 });
-after(() => pool.close());
+const pool = makeTestPool({ size: 1 });
 
 /** What the process holds, when what closes with the next turns of the event loop has closed. */
 async function holding(): Promise<{ fds: number; mapped: number }> {
@@ -88,7 +87,8 @@ async function lifeWith(fault: Fault): Promise<void> {
     : within(4000, `the end after ${what}`, () => life(setup)));
   await setup.transport?.close().catch(() => {});
   await setup.release();
-  assert.ok(injected, `${what} was not called`);
+  // How many reads there are depends on how many messages each finds.
+  assert.ok(injected || fault.call === 'read', `${what} was not called`);
   assert.ok(thrown === undefined || thrown instanceof Error, what);
   if (thrown !== undefined) {
     assert.ok(thrown instanceof VduseError, `${what} threw ${thrown}`);

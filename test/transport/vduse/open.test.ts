@@ -1,6 +1,6 @@
 /** Opening: the control device, device nodes that take their time, names, and devices of a dead process. */
 import assert from 'node:assert/strict';
-import { after, describe, test } from 'node:test';
+import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VduseError } from '../../../src/base/errors.js';
 import { Errno } from '../../../src/native/errno.js';
@@ -8,14 +8,13 @@ import { VduseControl } from '../../../src/transport/vduse/control.js';
 import { checkDeviceName } from '../../../src/transport/vduse/device-name.js';
 import { openDeviceFile } from '../../../src/transport/vduse/open-device.js';
 import { VduseTransport } from '../../../src/transport/vduse/vduse-transport.js';
-import { QueueThreadPool } from '../../../src/worker/queue-thread-pool.js';
 import { memoryNode } from '../../support/blk.js';
 import { FakeVduse } from '../../support/fake-vduse-kernel.js';
+import { makeTestPool } from '../../support/leftovers.js';
 import { VduseSetup } from '../../support/vduse-setup.js';
 import { within } from '../../support/within.js';
 
-const pool = new QueueThreadPool({ size: 1 });
-after(() => pool.close());
+const pool = makeTestPool({ size: 1 });
 
 const device = {
   name: 'disk0',
