@@ -108,13 +108,13 @@ async function discard(context: CheckContext): Promise<Figures> {
   const { path } = await withDisk(context, image, { queues: 2 });
   await sh(`mkfs.ext4 -q -F ${path}`);
   await mount(context, path, '/mnt/discard');
-  const empty = allocatedBytes(image);
   await sh('head -c 32M /dev/urandom >/mnt/discard/file && sync');
   const full = allocatedBytes(image);
-  assert.ok(full >= empty + 32 * MiB, `the image takes ${full} bytes with 32 MiB in it`);
+  assert.ok(full >= 32 * MiB, `the image takes ${full} bytes with 32 MiB in it`);
   await sh('rm /mnt/discard/file && sync && fstrim -v /mnt/discard');
   const trimmed = allocatedBytes(image);
-  assert.ok(trimmed < empty + 4 * MiB, `the image takes ${trimmed} bytes after fstrim, ${full} before`);
+  // What an empty ext4 takes is no fixed number: it goes on to zero its tables in the background.
+  assert.ok(trimmed <= full - 28 * MiB, `the image takes ${trimmed} bytes after fstrim, ${full} before`);
   return {
     'MiB full': Math.round(full / MiB),
     'MiB after fstrim': Math.round(trimmed / MiB),
