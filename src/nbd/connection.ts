@@ -12,7 +12,10 @@ import type { SessionTerms } from './request.js';
 import type { ServedExport } from './served-export.js';
 import { Transmission } from './transmission.js';
 
-/** The server's time, which its one timer moves on. */
+/**
+ * The server's time: its one timer moves it on, a step at a time, so a process that was held up for long does not
+ * blame its clients for that.
+ */
 export interface Clock {
   readonly nowMs: number;
 }
@@ -121,14 +124,14 @@ export class NbdConnection {
     if (this.#socket.destroyed) {
       return;
     }
-    if (transmission === undefined && nowMs - this.#openedMs >= handshakeTimeoutMs) {
+    if (transmission === undefined && nowMs - this.#openedMs > handshakeTimeoutMs) {
       this.destroy(`it chose no export in ${handshakeTimeoutMs} ms`);
-    } else if (this.#queue.isWriting && nowMs - this.#writingMs >= stallTimeoutMs) {
+    } else if (this.#queue.isWriting && nowMs - this.#writingMs > stallTimeoutMs) {
       this.destroy(`it read no reply for ${stallTimeoutMs} ms`);
     } else if (
       transmission?.isMidRequest === true &&
       !this.#isPaused &&
-      nowMs - this.#receivedMs >= stallTimeoutMs
+      nowMs - this.#receivedMs > stallTimeoutMs
     ) {
       this.destroy(`it began a request and sent nothing more for ${stallTimeoutMs} ms`);
     }

@@ -156,7 +156,6 @@ export class NbdServer {
       }
       negotiating.destroy(`there are ${this.#limits.connectionsMax}, and it has not chosen an export`);
     }
-    this.#tick();
     const connection = new NbdConnection({
       socket,
       exports: this.#exports,
@@ -179,7 +178,7 @@ export class NbdServer {
 
   /** One timer for all clients: a request arms none. */
   #tick(): void {
-    this.#clock.nowMs = performance.now();
+    this.#clock.nowMs += this.#tickMs;
     for (const connection of this.#connections) {
       connection.checkTime();
     }

@@ -1,6 +1,6 @@
 /** Clients that come, go, stall and ask for too much, and what the export gets back in each case. */
 import assert from 'node:assert/strict';
-import { describe, test } from 'node:test';
+import { describe, type TestContext, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { openFdCount } from '../support/resources.js';
 import { makeTempDir } from '../support/temp-dir.js';
@@ -31,6 +31,12 @@ function close(target: MemoryExport): () => void {
     target.gate = undefined;
     open();
   };
+}
+
+/** The server's timer ticks when it is told to. */
+function mockTicks(t: TestContext): (ms: number) => void {
+  t.mock.timers.enable({ apis: ['setInterval'] });
+  return (ms) => t.mock.timers.tick(ms);
 }
 
 describe('NBD clients come and go', () => {
@@ -256,8 +262,9 @@ describe('NBD clients come and go', () => {
   });
 
   test('half a request and then nothing: dropped after the stall timeout, others stay', async (t) => {
+    const pass = mockTicks(t);
     const target = new MemoryExport({ size });
-    const { server, open } = await startServer(t, dir, { target, limits: { stallTimeoutMs: 120 } });
+    const { server, open } = await startServer(t, dir, { target, limits: { stallTimeoutMs: 400 } });
     const idle = await open();
     const halfHeader = await open();
     halfHeader.send(encodeRequest({ type: READ }).subarray(0, 10));
@@ -265,62 +272,93 @@ describe('NBD clients come and go', () => {
     halfPayload.send(encodeRequest({ type: WRITE, length: 512 }));
     const halfSkipped = await open();
     halfSkipped.send(encodeRequest({ type: WRITE, length: 512, offset: size }));
-    assert.equal((await halfHeader.readToEnd()).length, 0);
-    assert.equal((await halfPayload.readToEnd()).length, 0);
-    await halfSkipped.readToEnd();
-    await until(() => server.clientCount() === 1, 'only the idle one is left');
+    assert.equal((await halfSkipped.read(16)).readUInt32BE(4), 28);
+    await until(() => target.counts.prepared === 1, 'the write is prepared');
+    pass(400);
+    await delay(5);
+    assert.equal(server.clientCount(), 4, 'not yet');
+    await until(() => {
+      pass(100);
+      return server.clientCount() === 1;
+    }, 'only the idle one is left');
     assert.equal((await idle.call({ type: READ, length: 512 })).errno, 0);
     target.assertBalanced();
   });
 
   test('a slow export is no stall of the client', async (t) => {
+    const pass = mockTicks(t);
     const target = new MemoryExport({ size });
-    const limits = { stallTimeoutMs: 60, requestsMax: 1 };
+    const limits = { stallTimeoutMs: 400, requestsMax: 1 };
     const { open } = await startServer(t, dir, { target, limits });
     const client = await open();
     const openGate = close(target);
     client.request({ type: READ, length: 512 });
     client.request({ type: WRITE, data: Buffer.alloc(512) });
-    await delay(200);
+    // The rest of this one waits behind the others, where nobody looks at it.
+    const next = encodeRequest({ type: READ, length: 512, cookie: 99n });
+    client.send(next.subarray(0, 20));
+    await until(() => target.calls.length === 1, 'the export has the first');
+    pass(4000);
+    await delay(5);
     openGate();
     assert.equal((await client.outcome()).errno, 0);
+    assert.equal((await client.outcome()).errno, 0);
+    pass(200);
+    client.expect({ type: READ, length: 512, cookie: 99n });
+    client.send(next.subarray(20));
     assert.equal((await client.outcome()).errno, 0);
   });
 
   test('replies that are not read: dropped after the stall timeout', async (t) => {
+    const pass = mockTicks(t);
     const target = new MemoryExport({ size });
-    const { server, open } = await startServer(t, dir, { target, limits: { stallTimeoutMs: 100 } });
+    const { server, open } = await startServer(t, dir, { target, limits: { stallTimeoutMs: 400 } });
     const client = await open();
     client.socket.pause();
     client.request({ type: READ, length: 8 << 20 });
-    await until(() => server.clientCount() === 0, 'the client is dropped');
+    await until(() => target.counts.lent === 1, 'the read is lent');
+    pass(400);
+    await delay(5);
+    assert.equal(server.clientCount(), 1, 'not yet');
+    await until(() => {
+      pass(100);
+      return server.clientCount() === 0;
+    }, 'the client is dropped');
     target.assertBalanced();
   });
 
   test('a client that reads slowly is not dropped', async (t) => {
+    const pass = mockTicks(t);
     const target = new MemoryExport({ size });
-    const { open } = await startServer(t, dir, { target, limits: { stallTimeoutMs: 150 } });
+    const { open } = await startServer(t, dir, { target, limits: { stallTimeoutMs: 400 } });
     const client = await open();
-    client.socket.pause();
-    client.request({ type: READ, length: 4 << 20 });
-    const timer = setInterval(() => {
-      client.socket.once('data', () => client.socket.pause());
+    client.request({ type: READ, length: 8 << 20 });
+    // Whoever has a MiB and a quarter more has seen the end of one write and the start of the next.
+    for (let n = 0; n < 6; n++) {
+      await client.read(5 << 18);
+      client.socket.pause();
+      await delay(1);
+      pass(300);
       client.socket.resume();
-    }, 2);
-    t.after(() => clearInterval(timer));
-    assert.equal((await client.outcome()).data.length, 4 << 20);
+    }
+    assert.equal((await client.read(16 + (8 << 20) - 6 * (5 << 18))).length, 16 + (1 << 19));
   });
 
   test('a handshake that goes nowhere ends at its timeout', async (t) => {
-    const { server, connect } = await startServer(t, dir, { limits: { handshakeTimeoutMs: 80 } });
+    const pass = mockTicks(t);
+    const { server, connect } = await startServer(t, dir, { limits: { handshakeTimeoutMs: 400 } });
     const silent = await connect();
     const talking = await connect();
     await talking.greet();
-    const timer = setInterval(() => talking.sendOption(3), 10);
-    t.after(() => clearInterval(timer));
+    await talking.option(3);
+    pass(400);
+    assert.equal((await talking.option(3)).length, 1, 'not yet');
+    await until(() => {
+      pass(100);
+      return server.clientCount() === 0;
+    }, 'the server forgets them');
     assert.equal((await silent.readToEnd()).length, 18);
     await talking.readToEnd();
-    await until(() => server.clientCount() === 0, 'the server forgets them');
   });
 
   test('one client too many: whoever has not chosen an export goes first', async (t) => {
@@ -387,17 +425,21 @@ describe('NBD clients come and go', () => {
   });
 
   test('close() while a write waits for memory: the memory that comes is given back', async (t) => {
-    const target = new MemoryExport({ size });
-    const { server, open } = await startServer(t, dir, { target, limits: { closeTimeoutMs: 30 } });
-    const client = await open();
-    const openGate = close(target);
-    client.request({ type: WRITE, data: Buffer.alloc(4096) });
-    await until(() => target.calls.length === 1, 'memory is asked for');
-    const closed = server.close();
-    await client.readToEnd();
-    openGate();
-    await closed;
-    assert.deepEqual(target.counts, { lent: 0, released: 0, prepared: 1, submitted: 0, cancelled: 1 });
+    for (const lateMs of [0, 20]) {
+      const target = new MemoryExport({ size });
+      const { server, open } = await startServer(t, dir, { target, limits: { closeTimeoutMs: 30 } });
+      const client = await open();
+      const openGate = close(target);
+      client.request({ type: WRITE, data: Buffer.alloc(4096) });
+      await until(() => target.calls.length === 1, 'memory is asked for');
+      const closed = server.close();
+      await client.readToEnd();
+      // At first between the end of the socket and its last event, then after both.
+      await delay(lateMs);
+      openGate();
+      await closed;
+      assert.deepEqual(target.counts, { lent: 0, released: 0, prepared: 1, submitted: 0, cancelled: 1 });
+    }
   });
 
   test('an export is removed with its clients; the others stay', async (t) => {
