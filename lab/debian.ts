@@ -6,7 +6,6 @@ import { LabError } from './errors.js';
 import { withProgress } from './progress.js';
 import { run } from './tools.js';
 
-const DEFAULT_MIRROR = 'http://deb.debian.org/debian';
 const KEYRINGS = ['debian-archive-keyring.pgp', 'debian-archive-keyring.gpg'].map(
   (name) => `/usr/share/keyrings/${name}`,
 );
@@ -15,17 +14,23 @@ const KEYRINGS = ['debian-archive-keyring.pgp', 'debian-archive-keyring.gpg'].ma
 async function mirror(): Promise<string> {
   const chosen = process.env['VDUSE_LAB_MIRROR'];
   if (chosen) return chosen;
-  try {
-    const listed = await run('apt-get', ['indextargets', '--format', '$(REPO_URI)', 'Created-By: Packages']);
-    const own = listed
-      .toString()
-      .split('\n')
-      .find((uri) => /^https?:.*\/debian\/?$/.test(uri));
-    return own ?? DEFAULT_MIRROR;
-  } catch {
-    // Sources that apt itself can't read don't matter here: only the address is wanted.
-    return DEFAULT_MIRROR;
+  // Sources that apt itself can't read don't matter here: only the address is wanted.
+  const listed = await run('apt-get', [
+    'indextargets',
+    '--format',
+    '$(REPO_URI)',
+    'Created-By: Packages',
+  ]).catch(() => '');
+  const own = listed
+    .toString()
+    .split('\n')
+    .find((uri) => /^https?:.*\/debian\/?$/.test(uri));
+  if (own === undefined) {
+    throw new LabError(
+      "apt's sources name no mirror of Debian to take a kernel from: set VDUSE_LAB_MIRROR to the address of one",
+    );
   }
+  return own;
 }
 
 /**
