@@ -320,6 +320,7 @@ describe('NBD commands', () => {
       [12, { type: READ, length: 1 }, 12],
       [22, { type: READ, length: 1 }, EINVAL],
       [28, { type: WRITE, data: pattern(1) }, ENOSPC],
+      [-28, { type: WRITE, data: pattern(1) }, ENOSPC],
       [122, { type: WRITE, data: pattern(1) }, ENOSPC],
       [27, { type: WRITE, data: pattern(1) }, ENOSPC],
       [108, { type: FLUSH }, 108],

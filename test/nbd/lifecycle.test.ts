@@ -109,6 +109,18 @@ describe('NBD clients come and go', () => {
     assert.equal(target.calls.length, 1, 'nothing after DISC counts');
   });
 
+  test('NBD_CMD_DISC waits for replies that are not read yet', async (t) => {
+    const { open } = await startServer(t, dir, { target: new MemoryExport({ size }) });
+    const client = await open();
+    client.socket.pause();
+    client.request({ type: READ, length: 8 << 20 });
+    client.request({ type: DISC });
+    await delay(20);
+    client.socket.resume();
+    assert.equal((await client.outcome()).data.length, 8 << 20);
+    assert.equal((await client.readToEnd()).length, 0);
+  });
+
   test('a client that ends its side still gets its replies', async (t) => {
     const target = new MemoryExport({ size, isAsync: true });
     const { open } = await startServer(t, dir, { target });
@@ -332,16 +344,29 @@ describe('NBD clients come and go', () => {
     const target = new MemoryExport({ size });
     const { open } = await startServer(t, dir, { target, limits: { stallTimeoutMs: 400 } });
     const client = await open();
+    const openGate = close(target);
+    const last = encodeRequest({ type: READ, length: 512, cookie: 99n });
     client.request({ type: READ, length: 8 << 20 });
+    client.send(last.subarray(0, 10));
+    await until(() => target.calls.length === 1, 'the export has the first');
+    client.socket.pause();
+    openGate();
+    await until(() => target.counts.lent === 1, 'it is lent');
+    // What completes the second request is not looked at before most of the first one's data is read.
+    client.expect({ type: READ, length: 512, cookie: 99n });
+    client.send(last.subarray(10));
+    await delay(5);
     // Whoever has a MiB and a quarter more has seen the end of one write and the start of the next.
     for (let n = 0; n < 6; n++) {
+      client.socket.resume();
       await client.read(5 << 18);
       client.socket.pause();
       await delay(1);
       pass(300);
-      client.socket.resume();
     }
-    assert.equal((await client.read(16 + (8 << 20) - 6 * (5 << 18))).length, 16 + (1 << 19));
+    client.socket.resume();
+    await client.read(16 + (8 << 20) - 6 * (5 << 18));
+    assert.equal((await client.outcome()).cookie, 99n);
   });
 
   test('a handshake that goes nowhere ends at its timeout', async (t) => {
@@ -374,6 +399,12 @@ describe('NBD clients come and go', () => {
     for (const client of [first, second]) {
       assert.equal((await client.call({ type: READ, length: 512 })).errno, 0);
     }
+  });
+
+  test('many clients too many at once: no more stay than may', async (t) => {
+    const { server, connect } = await startServer(t, dir, { limits: { connectionsMax: 2 } });
+    await Promise.all(Array.from({ length: 8 }, () => connect()));
+    await until(() => server.clientCount() === 2, 'two are left');
   });
 
   test('close() answers what is under way, refuses what comes, and gives everything back', async (t) => {
