@@ -201,15 +201,18 @@ function findOutstanding(rings: SplitRings, size: number): { heads: number[]; co
   const availIndex = Atomics.load(rings.avail16, AVAIL.idx16);
   const usedIndex = Atomics.load(rings.used16, USED.idx16);
   const count = (availIndex - usedIndex) & 0xffff;
-  const made = lastElements(availIndex, size, (slot) => rings.avail16[AVAIL.ring16 + slot]);
-  const used = lastElements(usedIndex, size, (slot) => rings.used32[USED.ring32 + 2 * slot]);
+  const { table } = rings;
+  const next = Array.from({ length: size }, (_, head) =>
+    table.getUint16(head * DESC.bytes + DESC.next, true),
+  );
   const heads = outstandingHeads({
     size,
-    made,
-    used,
+    made: lastElements(availIndex, size, (slot) => rings.avail16[AVAIL.ring16 + slot]),
+    used: lastElements(usedIndex, size, (slot) => rings.used32[USED.ring32 + 2 * slot]),
     outstanding: count,
-    wasFilled: (head) => rings.table.getUint32(head * DESC.bytes + DESC.length, true) !== 0,
-    next: (head) => rings.table.getUint16(head * DESC.bytes + DESC.next, true),
+    wasFilled: (head) => table.getUint32(head * DESC.bytes + DESC.length, true) !== 0,
+    // Drivers other than Linux's may leave it alone.
+    next: next.every((head) => head === next[0]) ? undefined : (head) => next[head],
   });
   return { heads: heads ?? [], count };
 }

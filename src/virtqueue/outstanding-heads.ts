@@ -23,8 +23,11 @@ export interface RingHistory {
   readonly outstanding: number;
   /** Whether the driver ever filled the descriptor. */
   readonly wasFilled: (head: number) => boolean;
-  /** The descriptor's `next`, of which the specification says nothing where its flags have no NEXT. */
-  readonly next: (head: number) => number;
+  /**
+   * The descriptor's `next`, of which the specification says nothing where its flags have no NEXT; undefined
+   * for a driver that does not set it.
+   */
+  readonly next: ((head: number) => number) | undefined;
 }
 
 /** Steps of all replays before giving up, and of those from one beginning, by the queue's size. */
@@ -124,7 +127,7 @@ function replay(history: RingHistory, budget: { steps: number }, now: Replay): n
 function makeAvailable(history: RingHistory, now: Replay, head: number): boolean {
   now.free.pop();
   now.state[head] = OUT;
-  if (history.made.indexOf(head, now.made + 1) !== -1) {
+  if (history.next === undefined || history.made.indexOf(head, now.made + 1) !== -1) {
     // It was made available once more; what was written now is lost.
     return true;
   }

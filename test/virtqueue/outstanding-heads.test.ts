@@ -134,6 +134,16 @@ describe('outstandingHeads', () => {
     assert.ok(wrong.length <= Math.max(1, runs / 20), `${wrong.length} of ${runs} were not found`);
   });
 
+  it('finds them without what Linux leaves in the descriptors, when requests end in order', () => {
+    fc.assert(
+      fc.property(simulations(0), (simulation) => {
+        const { truth, ...history } = simulate(simulation);
+        assert.deepEqual(sorted(outstandingHeads({ ...history, next: undefined })), truth);
+      }),
+      propertyRuns(60),
+    );
+  });
+
   it('finds as many as there are, or says that it can not, whatever the rings have', () => {
     const head = fc.nat({ max: 7 });
     const rings = fc.record({

@@ -60,7 +60,7 @@ export function createImageCommand(context: CommandContext): Command {
 /** When it throws, an image that was not there before is not there either. */
 async function createImage(request: CreateRequest, context: CommandContext): Promise<void> {
   const { path } = request;
-  const before = statSync(path, { throwIfNoEntry: false });
+  const before = existing(path);
   if (before !== undefined) {
     checkReplaceable(request, before);
   }
@@ -77,6 +77,14 @@ async function createImage(request: CreateRequest, context: CommandContext): Pro
     throw error;
   } finally {
     await file.close();
+  }
+}
+
+function existing(path: string): Stats | undefined {
+  try {
+    return statSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    throw creationError(path, error);
   }
 }
 

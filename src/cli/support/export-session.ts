@@ -42,6 +42,8 @@ export interface ExportSettings {
 /** How long whoever uses the disk at the first Ctrl-C has to let go of it. */
 const GRACE_MS = 5000;
 const GRACE_STEP_MS = 500;
+/** A terminal and a program that passes signals on may both send the same one; nobody presses a key so fast. */
+const SAME_SIGNAL_MS = 500;
 /** A sync that takes longer than this does not keep a SIGTERM waiting. */
 const FLUSH_MS_MAX = 30_000;
 
@@ -58,6 +60,7 @@ export class ExportSession {
   readonly #hurry = new AbortController();
   #exported: VduseBlkExport | undefined;
   #signal: EndSignal | undefined;
+  #signalMs = 0;
   #readyMs: number | undefined;
   #status: number = ExitStatus.OK;
   /** What a signal would have to wait for now. */
@@ -272,7 +275,11 @@ export class ExportSession {
 
   #onSignal(signal: EndSignal): void {
     const first = this.#signal === undefined;
+    if (signal === this.#signal && Date.now() - this.#signalMs < SAME_SIGNAL_MS) {
+      return;
+    }
     this.#signal ??= signal;
+    this.#signalMs = Date.now();
     if (!first) {
       this.#hurry.abort();
       this.#report.notice(
