@@ -23,16 +23,18 @@ function compiledTests(directory) {
 export function testFiles(suite) {
   const all = compiledTests('test');
   const isIn = (name) => (path) => path.startsWith(`${checkout('build/test', name)}/`);
+  // Tests wait more than they work, so a few at a time also on few processors; one that hangs is named, not waited for.
+  const unitArgs = ['--test-concurrency=4', '--test-timeout=300000'];
   const unit = {
     title: 'unit',
     files: all.filter((path) => !isIn('lab')(path) && !isIn('clients')(path)),
-    args: [],
+    args: unitArgs,
     needsLab: false,
   };
   const software = {
     title: 'software',
     files: all.filter((path) => isIn('software')(path) || isIn('software-vduse')(path)),
-    args: [],
+    args: unitArgs,
     needsLab: false,
   };
   // Programs of Debian's on disks of ours: slower than units, and in need of packages.

@@ -67,7 +67,8 @@ async function test(args) {
       ? []
       : ['--test-reporter=spec'];
     const flags = ['--enable-source-maps', '--test', ...reporter, ...runArgs, ...nodeArgs];
-    worst ||= await runTask(process.execPath, [...flags, ...files]);
+    const status = await runTask(process.execPath, [...flags, ...files]);
+    worst ||= status;
   }
   return worst;
 }

@@ -138,6 +138,10 @@ export class NbdConnection {
   }
 
   #onData(chunk: Buffer): void {
+    // From Node 24 on, what a socket had read before it was destroyed still comes.
+    if (this.#socket.destroyed) {
+      return;
+    }
     assert(this.#at === this.#chunk.length, 'a paused socket gives no data');
     this.#receivedMs = this.#options.clock.nowMs;
     this.#chunk = chunk;

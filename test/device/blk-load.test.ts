@@ -24,7 +24,7 @@ import { makeTempDir } from '../support/temp-dir.js';
 const laneBytes = 192 << 10;
 const laneCount = 9;
 const size = laneBytes * laneCount;
-const stepsPerLane = scaled(60);
+const stepsPerLane = scaled(45);
 const pool = makeTestPool({ size: 2 });
 
 /** One stretch of the disk that one loop of requests has for itself, so that their order is known. */

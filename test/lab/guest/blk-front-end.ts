@@ -50,6 +50,8 @@ export class BlkFrontEnd {
   readonly #queue: DriverVirtqueue;
   readonly #chain = new ChainBuffers(3);
   readonly #batch = new UsedBatch(slotCount);
+  /** Requests made available since the queue was set up. */
+  submitted = 0;
   #fds: { kickFd: number; callFd: number } | undefined;
 
   constructor(device: VhostVdpaDevice, features: bigint) {
@@ -109,6 +111,7 @@ export class BlkFrontEnd {
     }
     chain.addWritable(header + statusOffset, 1);
     const head = this.#queue.addAvailable(chain, slot);
+    this.submitted++;
     if (head < 0) {
       throw new Error(`no room in the queue: ${head}`);
     }

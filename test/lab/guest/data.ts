@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { readdirSync, realpathSync, writeFileSync } from 'node:fs';
 import { basename } from 'node:path';
 
-import type { ExportedDisk } from '../../../src/daemon/export-disk.js';
+import { type ExportedDisk, exportDisk } from '../../../src/daemon/export-disk.js';
+import { vdpaBusDevice } from '../../../src/native/vdpa-bus.js';
 import { type CheckContext, type Figures, runChecks } from './checks.js';
 import {
   allocatedBytes,
@@ -11,12 +12,14 @@ import {
   dropCaches,
   fio,
   fioCommand,
+  guestLogger,
   loadModules,
   MiB,
   makeImage,
   mount,
   waitForSize,
   withDisk,
+  withScsiDisk,
 } from './disks.js';
 import { checkRecords, lastAcknowledged } from './records.js';
 import { attempt, type RunningProgram, sh, start, startScript, waitFor } from './shell.js';
@@ -123,17 +126,17 @@ async function discard(context: CheckContext): Promise<Figures> {
 
 /** Zeroes are asked for, not sent: the disk reads back zero, and no zero byte went through the queue. */
 async function writeZeroes(context: CheckContext): Promise<Figures> {
-  await sh('modprobe brd rd_nr=1 rd_size=131072');
-  context.after(() => sh('rmmod brd'));
-  await sh('mkfs.ext4 -q -F /dev/ram0');
-  await mount(context, '/dev/ram0', '/mnt/backing');
+  const backing = await withScsiDisk(context, 128);
+  await sh(`mkfs.ext4 -q -F ${backing}`);
+  await mount(context, backing, '/mnt/backing');
   const image = makeImage('/mnt/backing/zeroes.img', 32 * MiB);
   const { disk, path } = await withDisk(context, image);
   await sh(`dd if=/dev/urandom of=${path} bs=1M count=32 oflag=direct`);
   const before = disk.statistics.writeBytes;
   const sectorsWritten = async (): Promise<number> =>
-    Number((await sh('sync; cat /sys/block/ram0/stat')).trim().split(/\s+/)[6]);
+    Number((await sh(`sync; cat /sys/block/${basename(backing)}/stat`)).trim().split(/\s+/)[6]);
   const sectors = await sectorsWritten();
+  assert.ok(sectors * 512 >= 32 * MiB, 'the count of written sectors counts nothing');
   await sh(`blkdiscard -z -o 4M -l 16M ${path}`);
   const kept = allocatedBytes(image);
   await dropCaches();
@@ -252,6 +255,22 @@ async function manyQueues(context: CheckContext): Promise<Figures> {
   return { queues, 'of 16 on processors': cpus, 'fio writes': writes };
 }
 
+/** More data in flight than the kernel has memory for on the way to the device. */
+async function smallBounceRegion(context: CheckContext): Promise<Figures> {
+  const image = makeImage('/tmp/bounce.img', 64 * MiB);
+  const options = { name: 'bounce', queues: 2, attach: false, logger: guestLogger } as const;
+  const disk = await exportDisk(image, options);
+  context.after(() => disk.close());
+  writeFileSync('/sys/class/vduse/bounce/bounce_size', String(1 * MiB));
+  await sh('vdpa dev add name bounce mgmtdev vduse');
+  const path = vdpaBusDevice('bounce')?.blockDevice;
+  assert.ok(path !== undefined, 'attached, but without a disk');
+  const jobs = '--size=8M --numjobs=2 --offset_increment=16M --rw=randwrite --bsrange=4k-256k --iodepth=64';
+  const { writes } = await fio(`--filename=${path} ${jobs} --verify=crc32c --verify_fatal=1`);
+  assert.equal(disk.statistics.errors, 0);
+  return { 'fio writes': writes };
+}
+
 await loadModules('loop');
 writeFileSync('/proc/sys/kernel/hung_task_timeout_secs', '60');
 await runChecks([
@@ -268,4 +287,5 @@ await runChecks([
   { name: 'detach under load leaves the image consistent', run: detachUnderLoad, timeoutMs: 120_000 },
   { name: 'virtio_blk unbound and bound again under load', run: rebindUnderLoad, timeoutMs: 180_000 },
   { name: '16 queues of 128', run: manyQueues },
+  { name: 'a bounce region of 1 MiB', run: smallBounceRegion },
 ]);

@@ -135,6 +135,7 @@ async function slowFileSystem(context: CheckContext, millisecondsPerRequest: num
 
 /** O_DIRECT below wants 4096, the guest's buffers lie anywhere; on the kernel's own thread pool and off it. */
 async function directAndThreads(context: CheckContext): Promise<Figures> {
+  await sh('echo never >/sys/kernel/mm/transparent_hugepage/enabled');
   const directory = await slowFileSystem(context, 1);
   const figures: Record<string, string | number> = {};
   const kinds: Record<string, Partial<FileNodeOptions>> = {

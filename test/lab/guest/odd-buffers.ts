@@ -17,6 +17,11 @@ const block = attribute('logical_block_size');
 
 const room = 2 << 20;
 const memory = viewBytes(mapAnonymous(room), room);
+// From the last page to the first: neighbours here are none in the machine's memory, so that a buffer at an odd
+// offset comes to the device in pieces whose lengths are odd too.
+for (let page = room - pageSize; page >= 0; page -= pageSize) {
+  memory[page] = 0;
+}
 const fd = openSync(disk, OpenFlag.O_RDWR | OpenFlag.O_DIRECT);
 
 function pattern(at: number): number {

@@ -110,6 +110,9 @@ function runTransfer(device: VhostVdpaDevice): object {
     transfer(frontEnd, pieces, generation + 10);
     interrupts += frontEnd.takeInterrupt() ? 1 : 0;
     base = device.queueBase(0);
+    if (base !== (frontEnd.submitted & 0xffff)) {
+      throw new Error(`the queue would go on at ${base}, but ${frontEnd.submitted} requests were made`);
+    }
     frontEnd.close();
   }
   return {
