@@ -1,4 +1,5 @@
 /** An export: one way out for a block node. Its type-specific options are its creator's business. */
+import { VduseError } from '../base/errors.js';
 import type { BlockNode } from '../block/node.js';
 
 export interface BlockExport {
@@ -7,6 +8,8 @@ export interface BlockExport {
   readonly type: string;
   readonly node: BlockNode;
   readonly writable: boolean;
+  /** Where front-ends find it, for log lines, such as `VDUSE device disk0`. */
+  readonly description: string;
   readonly shuttingDown: boolean;
   /** Settles when the export has ended, whatever ended it. Never rejects. */
   readonly closed: Promise<void>;
@@ -19,10 +22,16 @@ export interface BlockExport {
   close(options: { readonly hard: boolean }): Promise<void>;
 }
 
-export interface VduseBlkExportOptions {
+/** What all export types have. */
+export interface BlockExportOptions {
   readonly id: string;
   readonly node: BlockNode;
   readonly writable: boolean;
+  /** The thread of each queue, by thread name; the default spreads queues over the process's pool. */
+  readonly threads?: readonly string[];
+}
+
+export interface VduseBlkExportOptions extends BlockExportOptions {
   /** The VDUSE device name: /dev/vduse/NAME. */
   readonly name: string;
   readonly queueCount?: number;
@@ -31,6 +40,43 @@ export interface VduseBlkExportOptions {
   readonly serial?: string;
   /** Adds the device to the vDPA bus, as `vdpa dev add` does, and binds that driver; absent: the user does. */
   readonly attach?: 'virtio' | 'vhost';
-  /** The thread of each queue, by thread name; the default spreads queues over the process's pool. */
-  readonly threads?: readonly string[];
+}
+
+/** The export types there are, each with what it is made of. */
+export interface ExportOptionsByType {
+  readonly 'vduse-blk': VduseBlkExportOptions;
+}
+
+export type ExportType = keyof ExportOptionsByType;
+
+/** An export to be made; the node and the threads still by name. */
+export type ExportRequestOf<Type extends ExportType> = Omit<
+  ExportOptionsByType[Type],
+  keyof Pick<BlockExportOptions, 'node' | 'writable' | 'threads'>
+> & {
+  readonly type: Type;
+  readonly nodeName: string;
+  readonly writable?: boolean;
+  /** Iothread objects, in the order in which queues are dealt to them. */
+  readonly iothreads?: readonly string[];
+};
+
+export type ExportRequest = { [Type in ExportType]: ExportRequestOf<Type> }[ExportType];
+
+/** Makes exports, by type. A daemon need not have all types. */
+export type ExportCreators = {
+  readonly [Type in ExportType]?: (options: ExportOptionsByType[Type]) => Promise<BlockExport>;
+};
+
+/** Makes an export of whatever type its request has. */
+export function createExport<Type extends ExportType>(
+  creators: ExportCreators,
+  type: Type,
+  options: ExportOptionsByType[Type],
+): Promise<BlockExport> {
+  const create = creators[type];
+  if (create === undefined) {
+    throw new VduseError('NOT_SUPPORTED', `exports of type '${type}' can't be made here`);
+  }
+  return create(options);
 }

@@ -2,14 +2,13 @@
 import { errorMessage, VduseError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
 import type { BlockNode } from '../block/node.js';
-import type { BlockExport, VduseBlkExportOptions } from './block-export.js';
+import { type BlockExport, createExport, type ExportCreators, type ExportRequest } from './block-export.js';
 import { identifierHint, isIdentifier } from './identifier.js';
-import type { ExportRequest } from './options/export-options.js';
 
 export type ExportRemoveMode = 'safe' | 'hard';
 
 export interface ExportTableOptions {
-  readonly create: (options: VduseBlkExportOptions) => Promise<BlockExport>;
+  readonly creators: ExportCreators;
   /** Called when an export is gone, whatever ended it. */
   readonly onDeleted: (id: string) => void;
   readonly logger: Logger;
@@ -61,7 +60,7 @@ export class ExportTable {
   }
 
   async add(request: ExportRequest, node: BlockNode): Promise<BlockExport> {
-    const { type: _, nodeName, writable = false, iothreads = [], ...rest } = request;
+    const { type, nodeName, writable = false, iothreads = [], ...rest } = request;
     if (writable && node.readOnly) {
       throw new VduseError('IMAGE_READ_ONLY', 'Cannot export read-only node as writable', {
         hint: `node '${nodeName}' is read-only: export it with writable=off`,
@@ -75,7 +74,12 @@ export class ExportTable {
       });
     }
     const threads = iothreads.length === 0 ? {} : { threads: iothreads };
-    const blockExport = await this.#options.create({ ...rest, node, writable, ...threads });
+    const blockExport = await createExport(this.#options.creators, type, {
+      ...rest,
+      node,
+      writable,
+      ...threads,
+    });
     const gone = blockExport.closed.then(() => this.#forget(blockExport));
     this.#entries.set(request.id, { blockExport, iothreads, gone });
     return blockExport;

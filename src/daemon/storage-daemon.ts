@@ -6,14 +6,13 @@
 import { VduseError } from '../base/errors.js';
 import { type Logger, silentLogger } from '../base/log.js';
 import type { BlockNode, BlockNodeOptions } from '../block/node.js';
-import type { BlockExport, VduseBlkExportOptions } from './block-export.js';
+import type { BlockExport, ExportCreators, ExportRequest } from './block-export.js';
 import { createCommands } from './commands.js';
 import { type ExportRemoveMode, ExportTable } from './export-table.js';
 import { MonitorTable } from './monitor-table.js';
 import { type NodeEntry, NodeTable } from './node-table.js';
 import { ObjectTable } from './object-table.js';
 import type { ChardevRequest, MonitorRequest } from './options/chardev-options.js';
-import type { ExportRequest } from './options/export-options.js';
 import type { UserObject } from './options/object-options.js';
 import { PidFile } from './pid-file.js';
 import { SerialQueue } from './serial-queue.js';
@@ -21,7 +20,7 @@ import { qmpVersion } from './version.js';
 
 export interface StorageDaemonOptions {
   readonly openBlockNode: (options: BlockNodeOptions) => Promise<BlockNode>;
-  readonly createVduseBlkExport: (options: VduseBlkExportOptions) => Promise<BlockExport>;
+  readonly exportCreators: ExportCreators;
   readonly logger?: Logger;
 }
 
@@ -41,7 +40,7 @@ export class StorageDaemon {
     this.#logger = options.logger ?? silentLogger;
     this.#nodes = new NodeTable(options.openBlockNode);
     this.#exports = new ExportTable({
-      create: options.createVduseBlkExport,
+      creators: options.exportCreators,
       onDeleted: (id) => this.#onExportDeleted(id),
       logger: this.#logger,
     });
@@ -100,7 +99,7 @@ export class StorageDaemon {
       this.#objects.checkIothreads(request.iothreads ?? []);
       const blockExport = await this.#exports.add(request, node);
       this.#logger.info(
-        `export ${request.id}: node ${request.nodeName} as VDUSE device ${request.name}, ${blockExport.writable ? 'writable' : 'read-only'}`,
+        `export ${request.id}: node ${request.nodeName} as ${blockExport.description}, ${blockExport.writable ? 'writable' : 'read-only'}`,
       );
       return blockExport;
     });

@@ -66,6 +66,10 @@ class VduseBlkExportImplementation implements VduseBlkExport {
     });
   }
 
+  get description(): string {
+    return `VDUSE device ${this.deviceName}`;
+  }
+
   get deviceName(): string {
     return this.#transport.name;
   }

@@ -46,6 +46,7 @@ export class FakeNode implements BlockNode {
 export class FakeExport implements BlockExport {
   readonly id: string;
   readonly type = 'vduse-blk';
+  readonly description = 'a fake';
   readonly node: BlockNode;
   readonly writable: boolean;
   readonly options: VduseBlkExportOptions;
@@ -116,14 +117,16 @@ export class Fakes {
       this.nodes.push(node);
       return node;
     },
-    createVduseBlkExport: async (options: VduseBlkExportOptions): Promise<BlockExport> => {
-      await this.opening;
-      if (this.createError !== undefined) {
-        throw this.createError;
-      }
-      const blockExport = new FakeExport(options, this.log);
-      this.exports.push(blockExport);
-      return blockExport;
+    exportCreators: {
+      'vduse-blk': async (options: VduseBlkExportOptions): Promise<BlockExport> => {
+        await this.opening;
+        if (this.createError !== undefined) {
+          throw this.createError;
+        }
+        const blockExport = new FakeExport(options, this.log);
+        this.exports.push(blockExport);
+        return blockExport;
+      },
     },
   };
 

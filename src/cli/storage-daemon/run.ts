@@ -52,7 +52,9 @@ async function serve(plan: StartupPlan, background: BackgroundProcess | undefine
   const hosts = new QueueThreadPool();
   const daemon = new StorageDaemon({
     openBlockNode,
-    createVduseBlkExport: (options) => createVduseBlkExport(options, { hosts, logger }),
+    exportCreators: {
+      'vduse-blk': (options) => createVduseBlkExport(options, { hosts, logger }),
+    },
     logger,
   });
   let status = 0;

@@ -74,9 +74,11 @@ export class ExportSession {
     this.#hosts = hosts;
     this.#daemon = new StorageDaemon({
       openBlockNode,
-      createVduseBlkExport: async (options) => {
-        this.#exported = await createVduseBlkExport(options, { hosts, logger });
-        return this.#exported;
+      exportCreators: {
+        'vduse-blk': async (options) => {
+          this.#exported = await createVduseBlkExport(options, { hosts, logger });
+          return this.#exported;
+        },
       },
       logger,
     });

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { VduseError } from '../../base/errors.js';
 import { limits } from '../../base/limits.js';
 import { choice, compact, declare, struct, variants } from '../../qmp/qapi.js';
+import type { ExportRequest, ExportRequestOf } from '../block-export.js';
 
 const iothreadError = () => "Invalid parameter type for 'iothread', expected: string or array of strings";
 
@@ -27,24 +28,8 @@ export const exportOptions = declare((s) =>
   ]),
 );
 
-type VduseBlkOptions = z.output<typeof exportOptions.json>;
-
-/** An export to be made; the node and the threads still by name. */
-export interface ExportRequest {
-  readonly type: 'vduse-blk';
-  readonly id: string;
-  readonly nodeName: string;
-  readonly writable?: boolean;
-  /** The VDUSE device name: /dev/vduse/NAME. */
-  readonly name: string;
-  readonly queueCount?: number;
-  readonly queueSize?: number;
-  readonly logicalBlockSize?: number;
-  readonly serial?: string;
-  readonly attach?: 'virtio' | 'vhost';
-  /** Iothread objects, in the order in which queues are dealt to them. */
-  readonly iothreads?: readonly string[];
-}
+type ExportOptions = z.output<typeof exportOptions.json>;
+type VduseBlkOptions = Extract<ExportOptions, { type: 'vduse-blk' }>;
 
 const invalid = (message: string, hint?: string) =>
   new VduseError('INVALID_ARGUMENT', message, hint === undefined ? {} : { hint });
@@ -52,7 +37,14 @@ const invalid = (message: string, hint?: string) =>
 const isPowerOfTwo = (value: number) => value > 0 && 2 ** Math.round(Math.log2(value)) === value;
 
 /** Throws INVALID_ARGUMENT or NOT_SUPPORTED. */
-export function toExportRequest(options: VduseBlkOptions): ExportRequest {
+export function toExportRequest(options: ExportOptions): ExportRequest {
+  switch (options.type) {
+    case 'vduse-blk':
+      return toVduseBlkRequest(options);
+  }
+}
+
+function toVduseBlkRequest(options: VduseBlkOptions): ExportRequestOf<'vduse-blk'> {
   if (options.writethrough === true) {
     throw new VduseError('NOT_SUPPORTED', 'writethrough=on is not supported', {
       hint: 'a front-end that needs it turns its own write cache off, or flushes',
