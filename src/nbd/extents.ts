@@ -1,7 +1,8 @@
 /** An export's extents as "NBD_REPLY_TYPE_BLOCK_STATUS" may tell them. */
+
+import { CommandFlag } from '../base/nbd-protocol.js';
 import type { NbdExtent } from './nbd-export.js';
 import { nbdLimits } from './nbd-limits.js';
-import { CommandFlag } from './protocol.js';
 import type { Request } from './request.js';
 
 /**

@@ -2,8 +2,7 @@
  * The handshake of one client, fixed newstyle: options until it chooses an export. Options are answered one by one;
  * a client that does not read the answers is not listened to.
  */
-import { nbdLimits } from './nbd-limits.js';
-import { decodeExportQuery, decodeMetaContextQuery, decodeString } from './option-decoder.js';
+
 import {
   ALLOCATION_CONTEXT,
   ALLOCATION_CONTEXT_ID,
@@ -17,7 +16,9 @@ import {
   writeU16,
   writeU32,
   writeU64,
-} from './protocol.js';
+} from '../base/nbd-protocol.js';
+import { nbdLimits } from './nbd-limits.js';
+import { decodeExportQuery, decodeMetaContextQuery, decodeString } from './option-decoder.js';
 import type { ReplyQueue } from './reply-queue.js';
 import type { SessionTerms } from './request.js';
 import { type ServedExport, transmissionFlags } from './served-export.js';

@@ -1,5 +1,5 @@
 /** From what an export failed with to what the protocol can say ("Error values"). */
-import { Command, CommandFlag, NbdErrno } from './protocol.js';
+import { Command, CommandFlag, NbdErrno } from '../base/nbd-protocol.js';
 
 /** Linux's numbers, the same on x86-64 and arm64, and what each becomes on the wire. Everything else is NBD_EIO. */
 const wireErrnos = new Map<number, number>([

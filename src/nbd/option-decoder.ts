@@ -1,6 +1,7 @@
 /** The data of options that have some ("Option types"). A malformed one is undefined: the client gets an error. */
+
+import { readU16, readU32 } from '../base/nbd-protocol.js';
 import { nbdLimits } from './nbd-limits.js';
-import { readU16, readU32 } from './protocol.js';
 
 export interface ExportQuery {
   readonly name: string;

@@ -1,7 +1,6 @@
 // Hot: synchronous, and a small reply allocates next to nothing.
 /** Writes the replies of the transmission phase into a client's reply queue. */
-import type { NbdExtent, NbdReadResult, NbdZeroes } from './nbd-export.js';
-import { nbdLimits } from './nbd-limits.js';
+
 import {
   ALLOCATION_CONTEXT_ID,
   Bytes,
@@ -14,7 +13,9 @@ import {
   writeU16,
   writeU32,
   writeU64,
-} from './protocol.js';
+} from '../base/nbd-protocol.js';
+import type { NbdExtent, NbdReadResult, NbdZeroes } from './nbd-export.js';
+import { nbdLimits } from './nbd-limits.js';
 import { COPIED_PAYLOAD_MAX, type ReplyQueue } from './reply-queue.js';
 import type { Refusal, Request } from './request.js';
 

@@ -1,6 +1,6 @@
 /** One request of the transmission phase, and whether it may be carried out. */
 
-import { Command, CommandFlag, Magic, NbdErrno, readU16, readU32, readU64 } from './protocol.js';
+import { Command, CommandFlag, Magic, NbdErrno, readU16, readU32, readU64 } from '../base/nbd-protocol.js';
 import type { ServedExport } from './served-export.js';
 
 /** What client and server agreed on in the handshake. */

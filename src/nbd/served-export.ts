@@ -1,8 +1,8 @@
 /** An export under the name by which clients find it, and what it offers them. */
 import { VduseError } from '../base/errors.js';
+import { TransmissionFlag } from '../base/nbd-protocol.js';
 import type { NbdExport } from './nbd-export.js';
 import { nbdLimits } from './nbd-limits.js';
-import { TransmissionFlag } from './protocol.js';
 
 export interface NbdExportOptions {
   /** What clients ask for. The empty name is the export of those who ask for none. */

@@ -5,11 +5,11 @@
  */
 import { errorMessage } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
+import { Bytes, Command, CommandFlag, NbdErrno } from '../base/nbd-protocol.js';
 import { extentsForReply } from './extents.js';
 import { toWireErrno, wireErrnoName } from './nbd-errno.js';
 import type { Answer, NbdExport, NbdExtent, NbdPreparedWrite, NbdReadResult } from './nbd-export.js';
 import { type NbdClientLimits, nbdLimits } from './nbd-limits.js';
-import { Bytes, Command, CommandFlag, NbdErrno } from './protocol.js';
 import { ReplyEncoder, readResultLength } from './reply-encoder.js';
 import type { ReplyQueue } from './reply-queue.js';
 import { type Refusal, Request, RequestCheck, refusal, type SessionTerms } from './request.js';

@@ -1,6 +1,7 @@
 /**
  * The numbers of the NBD protocol, as doc/proto.md of the reference implementation defines them. Section names in
- * the comments of this folder are that document's. Every field is big-endian; 64-bit magics stand here as halves.
+ * the comments of the NBD server (nbd/) and of the NBD block driver (block/drivers/nbd-client/), which share them, are
+ * that document's. Every field is big-endian; 64-bit magics stand here as halves.
  */
 
 /** "Newstyle negotiation" and "Fixed newstyle negotiation". */
