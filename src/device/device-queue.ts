@@ -24,6 +24,8 @@ export interface DeviceQueueSpec {
   readonly memory: readonly MemoryRegion[];
   /** SharedDeviceState's buffer. */
   readonly shared: SharedArrayBuffer;
+  /** How long its thread may look for requests before it sleeps, microseconds; 0: not at all. */
+  readonly pollUs: number;
 }
 
 export interface DeviceQueueContext {
@@ -59,6 +61,7 @@ const tokenCancelled = 1;
 export class DeviceQueue implements EventSource {
   readonly memory: GuestMemory;
   readonly size: number;
+  readonly pollUs: number;
   readonly shared: SharedDeviceState;
   /** The queue's block of the shared counters, by QueueField. */
   readonly counters: Float64Array;
@@ -99,6 +102,7 @@ export class DeviceQueue implements EventSource {
       this.memory,
     );
     this.size = queue.size;
+    this.pollUs = spec.pollUs;
     this.#chain = this.#queue.createChain();
     this.#notifier = createNotifier(queue.notifier);
     this.shared = new SharedDeviceState(spec.shared);

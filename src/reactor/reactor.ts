@@ -14,8 +14,11 @@ import {
   pollMultishot,
   RingOp,
 } from '../native/io-uring.js';
+import { PollWindow } from './poll-window.js';
 
 export interface EventSource {
+  /** How long a thread may look for work for this source's sake before it sleeps, microseconds; absent: not at all. */
+  readonly pollUs?: number;
   /** Looks for new work and starts it. Returns how much it found; 0 lets the reactor sleep. */
   poll(): number;
   /** Shows the outside what the turn has finished: once a turn, after every source was polled. */
@@ -29,7 +32,7 @@ export interface EventSource {
 export interface ReactorOptions {
   /** Entries of the submission queue, a power of two. */
   readonly entries?: number;
-  /** Microseconds to keep looking for work before a sleep. 0: none. */
+  /** Microseconds to look for work before a sleep, at most, whatever the sources want. See PollWindow. */
   readonly pollUs?: number;
 }
 
@@ -41,6 +44,7 @@ export class Reactor implements CompletionHandler {
   sleepMs: number = limits.sleepMsMax;
   readonly #sources: (EventSource | undefined)[] = [];
   readonly #pollUs: number;
+  readonly #window = new PollWindow();
   /** Numbers of the sources that are there, for the loops of a turn. */
   #active: number[] = [];
   #stopped = false;
@@ -51,6 +55,7 @@ export class Reactor implements CompletionHandler {
   constructor(options: ReactorOptions = {}) {
     this.ring = new IoUring(options.entries ?? defaultEntries);
     this.#pollUs = options.pollUs ?? 0;
+    this.#adjustWindow();
   }
 
   /** Adds a source. Returns its number, which its ring entries carry. */
@@ -58,6 +63,7 @@ export class Reactor implements CompletionHandler {
     const number = this.#sources.length;
     this.#sources.push(source);
     this.#active = [...this.#active, number];
+    this.#adjustWindow();
     return number;
   }
 
@@ -69,6 +75,7 @@ export class Reactor implements CompletionHandler {
   remove(number: number): void {
     this.#sources[number] = undefined;
     this.#active = this.#active.filter((other) => other !== number);
+    this.#adjustWindow();
   }
 
   /**
@@ -92,8 +99,12 @@ export class Reactor implements CompletionHandler {
     while (!this.#stopped) {
       if (this.#turn() > 0) {
         this.ring.submit();
-      } else if (!this.#spin() && !this.#prepareToSleep()) {
-        this.ring.submitAndWait(this.sleepMs);
+      } else if (this.#window.limitMs === 0) {
+        if (!this.#prepareToSleep()) {
+          this.ring.submitAndWait(this.sleepMs);
+        }
+      } else {
+        this.#wait();
       }
     }
   }
@@ -162,24 +173,56 @@ export class Reactor implements CompletionHandler {
     return work + this.ring.pending;
   }
 
-  /** Looks for work for a while without a system call. True: a turn will find something. */
-  #spin(): boolean {
-    if (this.#pollUs === 0) {
-      return false;
+  /** Waits for work: looks for it as long as the window is open, and sleeps then. */
+  #wait(): void {
+    const window = this.#window;
+    const since = performance.now();
+    if (window.windowMs > 0 && this.#spin(since)) {
+      window.hit();
+      return;
     }
-    const end = performance.now() + this.#pollUs / 1000;
+    if (!this.#prepareToSleep()) {
+      this.ring.submitAndWait(this.sleepMs);
+    }
+    window.waited(since, performance.now());
+  }
+
+  /** Looks for work without a system call. True: a turn will find something, or has found it. */
+  #spin(since: number): boolean {
+    const window = this.#window;
     const active = this.#active;
+    const end = since + window.windowMs;
+    let previous = since;
+    let now = since;
     do {
-      if (this.ring.hasCompletions()) {
-        return true;
-      }
-      for (let n = 0; n < active.length; n++) {
-        if ((this.#sources[active[n]]?.poll() ?? 0) > 0) {
+      for (let look = 0; look < looksPerClock; look++) {
+        if (this.ring.hasCompletions()) {
           return true;
         }
+        for (let n = 0; n < active.length; n++) {
+          if ((this.#sources[active[n]]?.poll() ?? 0) > 0) {
+            return true;
+          }
+        }
       }
-    } while (performance.now() < end);
+      now = performance.now();
+      if (window.wasPreempted(previous, now)) {
+        return false;
+      }
+      previous = now;
+    } while (now < end);
     return false;
+  }
+
+  /** The window of the thread is the longest that a source wants. */
+  #adjustWindow(): void {
+    let pollUs = this.#pollUs;
+    for (const number of this.#active) {
+      pollUs = Math.max(pollUs, this.#sources[number]?.pollUs ?? 0);
+    }
+    if (pollUs / 1000 !== this.#window.limitMs) {
+      this.#window.limitMs = pollUs / 1000;
+    }
   }
 
   #prepareToSleep(): boolean {
@@ -193,3 +236,5 @@ export class Reactor implements CompletionHandler {
 }
 
 const turnsPerWake = 64;
+/** The clock costs as much as a few looks. */
+const looksPerClock = 8;

@@ -41,6 +41,10 @@ class ErrorReport {
     this.flush(performance.now());
   }
 
+  get isHolding(): boolean {
+    return this.#count > 0;
+  }
+
   flush(nowMs: number): void {
     if (nowMs - this.#toldAtMs >= errorReportMs) {
       this.tell(nowMs);
@@ -61,6 +65,9 @@ export class QueueRunner {
   readonly #reactor: Reactor;
   readonly #pool = new AlignedPool();
   readonly #queues = new Map<number, RunningQueue>();
+  /** Stops under way. */
+  #stops = 0;
+  #mayHoldErrors = false;
 
   constructor(reactor: Reactor) {
     this.#reactor = reactor;
@@ -77,7 +84,10 @@ export class QueueRunner {
       reactor: this.#reactor,
       pool: this.#pool,
       onBroken: (reason) => listener.onBroken(reason),
-      onError: (errno) => errors.add(errno),
+      onError: (errno) => {
+        errors.add(errno);
+        this.#mayHoldErrors = true;
+      },
       onFailure: (error) => listener.onFailure?.(error),
       onMemoryMiss: () => listener.onMemoryMiss(),
       onDrained: () => this.#settle(spec.id, true),
@@ -97,6 +107,7 @@ export class QueueRunner {
       return;
     }
     const now = performance.now();
+    this.#stops++;
     running.stop = {
       cancelAtMs: now + timeoutMs * patience,
       deadlineMs: now + timeoutMs,
@@ -104,6 +115,11 @@ export class QueueRunner {
       settle,
     };
     running.queue.stop();
+  }
+
+  /** Whether `tick` has something to wait for: a stop that is under way, or errors that are held back. */
+  get isWaiting(): boolean {
+    return this.#stops > 0 || this.#mayHoldErrors;
   }
 
   /** Milliseconds until `tick` has something to do; Infinity when nothing waits. */
@@ -120,8 +136,10 @@ export class QueueRunner {
   /** Cancels and gives up the requests of queues whose stop takes too long; tells of errors held back. */
   tick(): void {
     const now = performance.now();
+    this.#mayHoldErrors = false;
     for (const [id, { queue, errors, stop }] of this.#queues) {
       errors.flush(now);
+      this.#mayHoldErrors ||= errors.isHolding;
       if (stop !== undefined && !stop.cancelled && now >= stop.cancelAtMs) {
         stop.cancelled = true;
         queue.cancel();
@@ -144,6 +162,7 @@ export class QueueRunner {
       return;
     }
     this.#queues.delete(id);
+    this.#stops--;
     const { availIndex } = running.queue;
     running.queue.close();
     running.errors.tell(performance.now());

@@ -41,27 +41,30 @@ class CommandSource implements EventSource {
 
   publish(): void {}
 
+  /** Commands need no look here: the wake eventfd is signalled after each, and that is a completion. */
   prepareToSleep(): boolean {
+    if (!this.#runner.isWaiting) {
+      this.#reactor.sleepMs = limits.sleepMsMax;
+      return false;
+    }
     this.#runner.tick();
     this.#reactor.sleepMs = Math.min(limits.sleepMsMax, this.#runner.msToNextTick());
-    return this.#takeCommands();
+    return false;
   }
 
   onCompletion(_token: number, _result: number, flags: number): void {
     if (!Reactor.isArmed(flags)) {
       this.#reactor.armPoll(this.#wakeFd, this.#source, tokenWake);
     }
-    this.#takeCommands();
+    this.takeCommands();
   }
 
-  #takeCommands(): boolean {
-    let taken = false;
+  takeCommands(): void {
     for (;;) {
       const received = receiveMessageOnPort(this.#port) as { message: ThreadCommand } | undefined;
       if (received === undefined) {
-        return taken;
+        return;
       }
-      taken = true;
       this.#execute(received.message);
     }
   }
@@ -111,7 +114,7 @@ function main(port: MessagePort, setup: ThreadSetup): void {
   const source = new CommandSource({ reactor, runner, port, wakeFd: setup.wakeFd });
   port.postMessage({ kind: 'ready' } satisfies ThreadReport);
   // Commands that were posted before the wake eventfd was watched.
-  source.prepareToSleep();
+  source.takeCommands();
   try {
     reactor.run();
   } finally {

@@ -97,7 +97,7 @@ describe('a promise that does not settle', () => {
       served++;
     }
     assert.equal((await whenStopped).drained, false);
-    assert.ok(served > 10, `${served} requests of the other queue were served`);
+    assert.ok(served > 1, `${served} requests of the other queue were served`);
     assert.equal((await second.client.read(0, 512)).status, BLK_S.OK);
     await first.frontEnd.close();
     await second.close();

@@ -34,11 +34,17 @@ export interface BlkDeviceOptions {
   readonly logicalBlockSize?: number;
   /** Up to 20 bytes, which the front-end reads with GET_ID. */
   readonly serial?: string;
+  /**
+   * How long a queue's thread may look for requests before it sleeps, microseconds, at most 1000; 0: not at all.
+   * When absent, 50 where requests can end while the thread submits them, 0 for O_DIRECT (docs/performance.md).
+   */
+  readonly pollUs?: number;
   /** Names of queue threads, used cyclically; the process's pool when absent. */
   readonly threads?: readonly string[];
 }
 
 const defaultQueueSize = 256;
+const defaultPollUs = 50;
 /** The longest segment that is asked for: the kernel's largest request is far smaller. */
 const segmentBytesMax = 4 << 20;
 const rangeBytesMax = 1 << 30;
@@ -54,6 +60,7 @@ export class BlkDevice implements VirtioDevice {
   readonly blockSize: number;
   readonly readOnly: boolean;
   readonly serial: string;
+  readonly #pollUs: number;
   readonly #node: BlockNode;
   readonly #logger: Logger;
   readonly #shared: SharedDeviceState;
@@ -95,6 +102,8 @@ export class BlkDevice implements VirtioDevice {
         `serial '${this.serial}' is too long: virtio-blk has room for ${limits.serialBytesMax} bytes`,
       );
     }
+    this.#pollUs = options.pollUs ?? (node.cacheDirect ? 0 : defaultPollUs);
+    checkInteger('poll time', this.#pollUs, { min: 0, max: limits.pollUsMax });
     this.readOnly = !options.writable || node.readOnly;
     this.#node = node;
     this.#logger = options.logger;
@@ -196,6 +205,7 @@ export class BlkDevice implements VirtioDevice {
       rangeBytesMax,
       serial: this.serial,
       shared: this.#shared.buffer,
+      pollUs: this.#pollUs,
     };
     // Before it runs: a start that is not answered in time is to be stopped too.
     this.#running.set(queue.index, { id: spec.id, host });

@@ -131,6 +131,8 @@ export class CustomDevice implements VirtioDevice {
         features,
         memory,
         shared: this.#shared.buffer,
+        // The functions of users run on the main thread, which the event loop wakes.
+        pollUs: 0,
         key: this.#key,
       } as const;
       this.#running.set(queue.index, id);

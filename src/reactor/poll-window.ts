@@ -1,0 +1,66 @@
+// Hot file: synchronous, no allocation, no throw.
+/**
+ * How long a thread looks for work before it sleeps. A sleep costs a system call on each side and, on an idle
+ * processor, tens of microseconds to wake from; a look costs a processor. So the window follows what happened:
+ * it is open while waits end within its limit, closes while they do not, and stays shut for a while after
+ * somebody else wanted the processor. Times are milliseconds of one clock.
+ */
+
+/** Below this a window is not worth opening: halving ends here. */
+const windowMsMin = 0.004;
+/** A look that takes longer than this was no look: the thread had lost its processor to somebody else. */
+const preemptedMs = 0.2;
+/** How long the window stays shut then, doubled each time up to the bound. */
+const holdMsMin = 1;
+const holdMsMax = 64;
+
+export class PollWindow {
+  #limitMs = 0;
+  #windowMs = 0;
+  #holdMs = holdMsMin;
+  #heldUntilMs = 0;
+
+  /** The longest wait that is worth a processor; 0: none is. */
+  get limitMs(): number {
+    return this.#limitMs;
+  }
+
+  set limitMs(limitMs: number) {
+    this.#limitMs = limitMs;
+    this.#windowMs = limitMs;
+  }
+
+  /** How long to look now; 0: sleep at once. */
+  get windowMs(): number {
+    return this.#windowMs;
+  }
+
+  /** Whether the last look took so long that somebody else ran meanwhile; the window is shut then. */
+  wasPreempted(previousMs: number, nowMs: number): boolean {
+    if (nowMs - previousMs < preemptedMs) {
+      return false;
+    }
+    this.#windowMs = 0;
+    this.#heldUntilMs = nowMs + this.#holdMs;
+    this.#holdMs = Math.min(this.#holdMs * 2, holdMsMax);
+    return true;
+  }
+
+  /** A look found something within the window. */
+  hit(): void {
+    this.#holdMs = Math.max(holdMsMin, this.#holdMs * 0.999);
+  }
+
+  /** A wait, looked through or slept through, began and ended at these times. */
+  waited(sinceMs: number, nowMs: number): void {
+    if (this.#limitMs === 0 || nowMs < this.#heldUntilMs) {
+      return;
+    }
+    if (nowMs - sinceMs <= this.#limitMs) {
+      this.#windowMs = this.#limitMs;
+    } else {
+      const half = this.#windowMs / 2;
+      this.#windowMs = half < windowMsMin ? 0 : half;
+    }
+  }
+}
