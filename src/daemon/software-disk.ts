@@ -13,6 +13,7 @@ import { VirtioVdpa } from '../software-vduse/virtio-vdpa.js';
 import type { VduseBlkExportOptions } from './block-export.js';
 import { closeAll } from './close-all.js';
 import { FrontendNbdExport } from './frontend-nbd-export.js';
+import { SharedThreadHost } from './shared-thread-host.js';
 import { createVduseBlkExport, type VduseBlkExport } from './vduse-export.js';
 
 export interface SoftwareDiskOptions extends Omit<VduseBlkExportOptions, 'attach'> {
@@ -36,6 +37,9 @@ export interface NbdServiceOptions {
   readonly zeroCopy: boolean;
 }
 
+/** Longer than a client on this machine takes from a reply to its next request, and far too short to notice. */
+const clientPollUs = 100;
+
 export class SoftwareDisk {
   /** The disk that the software driver made: requests with promises. */
   readonly disk: BlkFrontend;
@@ -47,13 +51,20 @@ export class SoftwareDisk {
   /** Makes the disk; the node stays its caller's. When it throws, nothing is left. */
   static async create(options: SoftwareDiskOptions, context: SoftwareDiskContext): Promise<SoftwareDisk> {
     const { bounceBytes, trace, ...exportOptions } = options;
-    const bus = new VirtioVdpa();
+    // A front-end has one thread. A device with one queue is there too; several queues are worth threads.
+    const isShared = (options.queueCount ?? 1) === 1 && options.threads === undefined;
+    const host = isShared ? new SharedThreadHost() : undefined;
+    const bus = new VirtioVdpa(host === undefined ? {} : { loop: host });
     const kernel = new SoftwareVduse({
       busDriver: bus,
       ...(bounceBytes === undefined ? {} : { bounceBytes }),
       ...(trace === undefined ? {} : { trace }),
     });
-    const blockExport = await createVduseBlkExport(exportOptions, { ...context, kernel });
+    const blockExport = await createVduseBlkExport(exportOptions, {
+      ...context,
+      kernel,
+      hosts: host ?? context.hosts,
+    });
     try {
       await kernel.addToBus(options.name);
     } catch (error) {
@@ -76,7 +87,7 @@ export class SoftwareDisk {
   /** Serves the disk as NBD. Returns the addresses, with the ports that were found. */
   async serveNbd(options: NbdServiceOptions): Promise<NbdAddress[]> {
     const nbdExport = new FrontendNbdExport(this.disk, { zeroCopy: options.zeroCopy });
-    const server = new NbdServer({ logger: this.#logger });
+    const server = new NbdServer({ logger: this.#logger, pollUs: clientPollUs });
     this.#services.push({ server, nbdExport });
     const { exportName: name, description } = options;
     server.addExport({ name, target: nbdExport, ...(description === undefined ? {} : { description }) });

@@ -5,6 +5,7 @@
 import type { Socket } from 'node:net';
 import { assert } from '../base/assert.js';
 import type { Logger } from '../base/log.js';
+import type { StayAwake } from './awake.js';
 import { Handshake } from './handshake.js';
 import type { NbdClientLimits } from './nbd-limits.js';
 import { ReplyQueue } from './reply-queue.js';
@@ -25,6 +26,7 @@ export interface ConnectionOptions {
   readonly exports: ReadonlyMap<string, ServedExport>;
   readonly limits: NbdClientLimits;
   readonly clock: Clock;
+  readonly awake: StayAwake;
   readonly logger: Logger;
 }
 
@@ -144,6 +146,7 @@ export class NbdConnection {
     }
     assert(this.#at === this.#chunk.length, 'a paused socket gives no data');
     this.#receivedMs = this.#options.clock.nowMs;
+    this.#options.awake.onReceived();
     this.#chunk = chunk;
     this.#at = 0;
     this.#pump();
@@ -160,7 +163,9 @@ export class NbdConnection {
     if (!this.#queue.isWriting) {
       this.#writingMs = this.#options.clock.nowMs;
     }
-    this.#queue.flush();
+    if (this.#queue.flush()) {
+      this.#options.awake.onReplied();
+    }
     this.#isPumping = false;
     this.#closeIfDone();
   }

@@ -99,14 +99,14 @@ export class ReplyQueue {
     }
   }
 
-  /** Hands what is there to the socket, unless a write is under way. */
-  flush(): void {
+  /** Hands what is there to the socket, unless a write is under way. Returns whether there was something. */
+  flush(): boolean {
     if (this.#writing.length > 0 || this.#disposed || this.#socket.destroyed) {
-      return;
+      return false;
     }
     this.#seal();
     if (this.#queue.length === 0) {
-      return;
+      return false;
     }
     let count = 0;
     let bytes = 0;
@@ -119,6 +119,7 @@ export class ReplyQueue {
     this.#queuedBytes -= bytes;
     this.#writingBytes = bytes;
     this.#write();
+    return true;
   }
 
   /** The socket is closed: gives back what was lent. The queue takes nothing from now on. */

@@ -5,6 +5,7 @@
 import { VduseError } from '../base/errors.js';
 import { addressOf, viewMemory } from '../native/ffi.js';
 import { hasFeature, RING_F } from '../virtqueue/layout.js';
+import type { DeviceLoop } from './device-loop.js';
 import { FrontendQueue, type FrontendRequest, payloadSegmentsMax } from './frontend-queue.js';
 import type { IovaDomain, SharedMemory } from './iova-domain.js';
 import type { VdpaDevice } from './vdpa-device.js';
@@ -55,6 +56,8 @@ export interface BlkFrontendOptions {
   readonly refuseFeatures?: bigint;
   /** Queues to use; all that the device has when absent. */
   readonly queueCount?: number;
+  /** The device's loop, where all its queues run on this thread. */
+  readonly loop?: DeviceLoop;
 }
 
 /** A buffer that the device sees as it is: requests on it are not bounced. */
@@ -72,6 +75,7 @@ export class BlkFrontend {
   readonly #device: VdpaDevice;
   readonly #queues: readonly FrontendQueue[];
   readonly #requestBytesMax: number;
+  readonly #loop: DeviceLoop | undefined;
   #nextQueue = 0;
   #removing = false;
   /** Called when the device says that its size is another one. */
@@ -118,12 +122,14 @@ export class BlkFrontend {
     // Whole sectors: a piece of a request is a request of its own.
     const sectors = Math.floor(Math.min(requestBytesMax, sizeMax) / sectorBytes);
     const segmentBytesMax = Math.max(1, sectors) * sectorBytes;
-    this.#queues = this.#makeQueues(segmentBytesMax);
+    this.#queues = this.#makeQueues(segmentBytesMax, options);
     this.#requestBytesMax = this.#longestRequest(segmentBytesMax, config);
+    this.#loop = options.loop;
+    this.#loop?.setFrontend(() => this.#takeUsed());
     device.setConfigCallback(() => this.onResize?.(this.size));
   }
 
-  #makeQueues(segmentBytesMax: number): readonly FrontendQueue[] {
+  #makeQueues(segmentBytesMax: number, options: BlkFrontendOptions): readonly FrontendQueue[] {
     const queues: FrontendQueue[] = [];
     try {
       for (let index = 0; index < this.queueCount; index++) {
@@ -136,6 +142,7 @@ export class BlkFrontend {
             eventIdx: hasFeature(this.features, RING_F.EVENT_IDX),
             indirect: hasFeature(this.features, RING_F.INDIRECT_DESC),
             segmentBytesMax,
+            loop: options.loop,
             // All queues share the bounce region: one that has nothing in flight is woken by the others' ends.
             onEnded: () => {
               for (const queue of queues) {
@@ -263,10 +270,19 @@ export class BlkFrontend {
 
   /** Fails what is in flight and frees the queues. The device has been reset. */
   close(): void {
+    this.#loop?.setFrontend(undefined);
     for (const queue of this.#queues) {
       queue.fail();
       queue.close();
     }
+  }
+
+  #takeUsed(): number {
+    let count = 0;
+    for (const queue of this.#queues) {
+      count += queue.takeUsed();
+    }
+    return count;
   }
 
   #config(): DataView {

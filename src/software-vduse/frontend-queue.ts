@@ -10,6 +10,7 @@ import { type FdWatcher, watchReadable } from '../native/fd-watcher.js';
 import { ChainBuffers } from '../virtqueue/chain-buffers.js';
 import { DriverVirtqueue, UsedBatch } from '../virtqueue/driver-virtqueue.js';
 import { availableRingBytes, descriptorTableBytes, usedRingBytes } from '../virtqueue/layout.js';
+import type { DeviceLoop } from './device-loop.js';
 import type { DmaDirection, IovaDomain } from './iova-domain.js';
 import type { VdpaDevice } from './vdpa-device.js';
 
@@ -39,6 +40,8 @@ export interface FrontendQueueOptions {
   readonly segmentBytesMax: number;
   /** Called when requests have ended: what they held in the domain is free for other queues' requests. */
   readonly onEnded: () => void;
+  /** The device's loop, where it runs on this thread: there are no kicks and no calls then. */
+  readonly loop?: DeviceLoop | undefined;
 }
 
 export interface FrontendRequest {
@@ -137,6 +140,9 @@ export class FrontendQueue {
     this.#pending = new Array(size);
     this.#callFd = createEventFd();
     this.#watcher = watchReadable(this.#callFd, () => this.#onCall());
+    if (options.loop !== undefined) {
+      this.#queue.disableNotifications();
+    }
     device.setQueue(index, rings);
     device.setQueueCall(index, this.#callFd);
     device.setQueueReady(index, true);
@@ -248,26 +254,44 @@ export class FrontendQueue {
       this.#flushScheduled = true;
       queueMicrotask(() => {
         this.#flushScheduled = false;
-        if (!this.#broken && this.#queue.publishAvailable()) {
-          this.#options.device.kick(this.index);
-        }
+        this.#publish();
       });
+    }
+  }
+
+  #publish(): void {
+    const { device, loop } = this.#options;
+    if (this.#broken) {
+      return;
+    }
+    const mustKick = this.#queue.publishAvailable();
+    if (loop !== undefined) {
+      loop.run();
+    } else if (mustKick) {
+      device.kick(this.index);
     }
   }
 
   #onCall(): void {
     drainEventFd(this.#callFd);
     do {
-      const count = this.#broken ? 0 : this.#queue.popUsed(this.#batch);
-      if (count < 0) {
-        this.fail();
-        break;
-      }
-      for (let n = 0; n < count; n++) {
-        this.#complete(this.#batch.token[n]);
-      }
-    } while (!this.#broken && this.#queue.enableNotifications());
-    this.#options.onEnded();
+      this.takeUsed();
+    } while (!this.#broken && this.#options.loop === undefined && this.#queue.enableNotifications());
+  }
+
+  /** Ends what the device has used. Returns how many requests that are. */
+  takeUsed(): number {
+    const count = this.#broken ? 0 : this.#queue.popUsed(this.#batch);
+    if (count < 0) {
+      this.fail();
+    }
+    for (let n = 0; n < count; n++) {
+      this.#complete(this.#batch.token[n]);
+    }
+    if (count !== 0) {
+      this.#options.onEnded();
+    }
+    return Math.max(0, count);
   }
 
   #complete(slot: number): void {

@@ -4,6 +4,7 @@ import { readdirSync } from 'node:fs';
 import { type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlockNode } from '../../src/block/node.js';
+import { SharedThreadHost } from '../../src/daemon/shared-thread-host.js';
 import type { SharedBuffer } from '../../src/software-vduse/blk-frontend.js';
 import { VduseControl } from '../../src/transport/vduse/control.js';
 import { RING_F } from '../../src/virtqueue/layout.js';
@@ -37,11 +38,14 @@ class Program {
     const node = await memoryNode(smallestBytes);
     const optional = [RING_F.INDIRECT_DESC, RING_F.EVENT_IDX, BLK_F.MQ, BLK_F.DISCARD, BLK_F.WRITE_ZEROES];
     const refused = optional.filter(() => random.oneIn(3));
+    const refuseFeatures = refused.reduce((bits, bit) => bits | (1n << BigInt(bit)), 0n);
+    // The device has threads of its own, or the front-end's.
+    const loop = random.oneIn(2) ? new SharedThreadHost() : undefined;
     const settings: SoftwareDiskOptions = {
       node,
-      hosts,
+      hosts: loop ?? hosts,
       kernel: { bounceBytes: random.pick([1 << 20, 4 << 20]), messageTimeoutMs: 20_000 },
-      frontend: { refuseFeatures: refused.reduce((bits, bit) => bits | (1n << BigInt(bit)), 0n) },
+      frontend: { refuseFeatures, ...(loop === undefined ? {} : { loop }) },
       device: { queueCount: random.between(1, 3), queueSize: random.pick([4, 8, 64, 256]) },
     };
     return new Program(random, events, settings, await SoftwareDisk.start(settings));
