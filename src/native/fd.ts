@@ -1,6 +1,6 @@
 /** File descriptors: open, close, eventfds, and what an image's block driver asks of a file. */
 import { Errno } from './errno.js';
-import { addressOf, check, errno, libcCalls, viewMemory } from './ffi.js';
+import { addressOf, bindLibc, check, errno, libcCalls, viewMemory } from './ffi.js';
 
 export const OpenFlag = {
   O_RDONLY: 0,
@@ -151,6 +151,22 @@ export function fallocate(fd: number, mode: number, offset: number, length: numb
       return -errno();
     }
   }
+}
+
+const lseekCall = bindLibc<(fd: number, offset: number, whence: number) => number>('lseek', 'int64_t', [
+  'int',
+  'int64_t',
+  'int',
+]);
+const whences = { data: 3, hole: 4 } as const;
+
+/**
+ * Where the file's next data, or its next hole, begins, from `offset` on: SEEK_DATA and SEEK_HOLE, which move the
+ * file's own position. Returns a negative errno where there is none, ENXIO past the last data.
+ */
+export function seekFile(fd: number, what: keyof typeof whences, offset: number): number {
+  const found = lseekCall(fd, offset, whences[what]);
+  return found < 0 ? -errno() : found;
 }
 
 const F_OFD_GETLK = 36;

@@ -6,7 +6,7 @@ import { viewBytes } from '../../src/native/fd.js';
 import { addressOf } from '../../src/native/ffi.js';
 import { Iotlb } from '../../src/software-vduse/iotlb.js';
 import { IovaDomain } from '../../src/software-vduse/iova-domain.js';
-import { PageAllocator } from '../../src/software-vduse/page-allocator.js';
+import { PageAllocator } from '../../src/memory/page-allocator.js';
 import { propertyRuns } from '../support/property.js';
 import { mapCount, openFdCount } from '../support/resources.js';
 
