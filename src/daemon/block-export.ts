@@ -1,6 +1,7 @@
 /** An export: one way out for a block node. Its type-specific options are its creator's business. */
 import { VduseError } from '../base/errors.js';
 import type { BlockNode } from '../block/node.js';
+import type { DeviceStatistics } from '../device/statistics.js';
 
 export interface BlockExport {
   readonly id: string;
@@ -11,6 +12,8 @@ export interface BlockExport {
   /** Where front-ends find it, for log lines, such as `VDUSE device disk0`. */
   readonly description: string;
   readonly shuttingDown: boolean;
+  /** What its front-ends have asked for so far; absent where nobody counts. */
+  readonly statistics?: DeviceStatistics;
   /** Settles when the export has ended, whatever ended it. Never rejects. */
   readonly closed: Promise<void>;
   /** Tells the front-end that the node's size is another one. */
@@ -42,9 +45,19 @@ export interface VduseBlkExportOptions extends BlockExportOptions {
   readonly attach?: 'virtio' | 'vhost';
 }
 
+export interface NbdExportOptions extends BlockExportOptions {
+  /** What NBD clients ask for; the node's name when absent. */
+  readonly name?: string;
+  /** Shown to people who list exports. */
+  readonly description?: string;
+  /** Dirty bitmaps to be told of, by name. */
+  readonly bitmaps?: readonly string[];
+}
+
 /** The export types there are, each with what it is made of. */
 export interface ExportOptionsByType {
   readonly 'vduse-blk': VduseBlkExportOptions;
+  readonly nbd: NbdExportOptions;
 }
 
 export type ExportType = keyof ExportOptionsByType;

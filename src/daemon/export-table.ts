@@ -37,6 +37,10 @@ export class ExportTable {
     return [...this.#entries.values()].map((entry) => entry.blockExport).reverse();
   }
 
+  find(id: string): BlockExport | undefined {
+    return this.#entries.get(id)?.blockExport;
+  }
+
   exportsOf(node: BlockNode): BlockExport[] {
     return this.exports.filter((blockExport) => blockExport.node === node);
   }
@@ -135,10 +139,13 @@ export class ExportTable {
     await entry.gone;
   }
 
-  /** Ends all exports, whoever uses them. Returns whether all of them ended. */
-  async closeAll(): Promise<boolean> {
+  /** Ends all exports, or all of one type, whoever uses them. Returns whether all of them ended. */
+  async closeAll(type?: string): Promise<boolean> {
+    const entries = [...this.#entries.values()].filter(
+      ({ blockExport }) => type === undefined || blockExport.type === type,
+    );
     const results = await Promise.all(
-      [...this.#entries.values()].map(async ({ blockExport, gone }) => {
+      entries.map(async ({ blockExport, gone }) => {
         try {
           await this.#close(blockExport, { hard: true });
           await gone;

@@ -7,12 +7,14 @@ import { VduseError } from '../base/errors.js';
 import { type Logger, silentLogger } from '../base/log.js';
 import type { BlockNode, BlockNodeOptions } from '../block/node.js';
 import type { BlockExport, ExportCreators, ExportRequest } from './block-export.js';
-import { createCommands } from './commands.js';
+import { createCommands } from './commands/commands.js';
 import { type ExportRemoveMode, ExportTable } from './export-table.js';
 import { MonitorTable } from './monitor-table.js';
+import { NbdService } from './nbd-service.js';
 import { type NodeEntry, NodeTable } from './node-table.js';
 import { ObjectTable } from './object-table.js';
 import type { ChardevRequest, MonitorRequest } from './options/chardev-options.js';
+import type { NbdServerRequest } from './options/nbd-options.js';
 import type { UserObject } from './options/object-options.js';
 import { PidFile } from './pid-file.js';
 import { SerialQueue } from './serial-queue.js';
@@ -31,6 +33,7 @@ export class StorageDaemon {
   readonly #exports: ExportTable;
   readonly #objects = new ObjectTable();
   readonly #monitors: MonitorTable;
+  readonly #nbd: NbdService;
   readonly #shutdown = new AbortController();
   #pidFile: PidFile | undefined;
   #endedCleanly = true;
@@ -39,8 +42,9 @@ export class StorageDaemon {
   constructor(options: StorageDaemonOptions) {
     this.#logger = options.logger ?? silentLogger;
     this.#nodes = new NodeTable(options.openBlockNode);
+    this.#nbd = new NbdService(this.#logger);
     this.#exports = new ExportTable({
-      creators: options.exportCreators,
+      creators: { nbd: (request) => this.#nbd.createExport(request), ...options.exportCreators },
       onDeleted: (id) => this.#onExportDeleted(id),
       logger: this.#logger,
     });
@@ -115,6 +119,24 @@ export class StorageDaemon {
     return this.#exports.exports;
   }
 
+  findExport(id: string): BlockExport | undefined {
+    return this.#exports.find(id);
+  }
+
+  /** Serves exports of the type `nbd` from now on. Throws ALREADY_EXISTS while a server runs. */
+  startNbdServer(request: NbdServerRequest): Promise<void> {
+    return this.#operate(() => this.#nbd.start(request));
+  }
+
+  /** Ends the server and its exports, whoever uses them. */
+  stopNbdServer(): Promise<void> {
+    return this.#operate(async () => {
+      this.#nbd.checkRunning();
+      await this.#exports.closeAll('nbd');
+      await this.#nbd.stop();
+    });
+  }
+
   addObject(object: UserObject): Promise<void> {
     return this.#operate(async () => this.#objects.add(object));
   }
@@ -181,6 +203,9 @@ export class StorageDaemon {
 
   async #closeAll(): Promise<void> {
     this.#endedCleanly = await this.#exports.closeAll();
+    if (this.#nbd.isRunning) {
+      await this.#nbd.stop();
+    }
     for (const { node } of this.nodes) {
       await this.#closeNode(node);
     }

@@ -18,7 +18,7 @@ import { type NbdExportOptions, type ServedExport, serveExport } from './served-
 
 /** Where to listen. Whoever can connect can read and write: there is no TLS and no password. */
 export type NbdAddress =
-  /** A socket file, for this user only. */
+  /** A socket file, for this user only; after a NUL byte, an abstract name. */
   | { readonly type: 'unix'; readonly path: string }
   /** Only this machine reaches it, unless `host` says otherwise. Port 0 is one that is free. */
   | { readonly type: 'tcp'; readonly port: number; readonly host?: string };
@@ -58,6 +58,10 @@ export class NbdServer {
     return this.#clients(name).length;
   }
 
+  hasExport(name: string): boolean {
+    return this.#exports.has(name);
+  }
+
   /** Throws ALREADY_EXISTS, and INVALID_ARGUMENT for an export that breaks the rules of nbd-export.ts. */
   addExport(options: NbdExportOptions): void {
     if (this.#exports.has(options.name)) {
@@ -80,14 +84,33 @@ export class NbdServer {
 
   /** Listens; may be called for several addresses. Returns the address, with the port that was found for 0. */
   async listen(address: NbdAddress): Promise<NbdAddress> {
+    if (address.type === 'unix') {
+      const { path } = address;
+      const isAbstract = path.startsWith('\0');
+      const where = isAbstract ? path.replaceAll('\0', '@') : resolve(path);
+      await this.#listen(where, (server) =>
+        isAbstract ? server.listen(path) : listenPrivately(server, where),
+      );
+      return address;
+    }
+    const host = address.host ?? '127.0.0.1';
+    const server = await this.#listen(`${host}:${address.port}`, (opened) =>
+      opened.listen(address.port, host),
+    );
+    const bound = server.address();
+    const port = typeof bound === 'object' && bound !== null ? bound.port : address.port;
+    return { type: 'tcp', port, host };
+  }
+
+  /** Serves a socket that listens already, handed to the process by who started it. */
+  async listenOnFd(fd: number): Promise<void> {
+    await this.#listen(`descriptor ${fd}`, (server) => server.listen({ fd }));
+  }
+
+  async #listen(where: string, start: (server: Server) => unknown): Promise<Server> {
     const server = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true });
-    const where = address.type === 'unix' ? resolve(address.path) : `${hostOf(address)}:${address.port}`;
     try {
-      if (address.type === 'unix') {
-        listenPrivately(server, where);
-      } else {
-        server.listen(address.port, hostOf(address));
-      }
+      start(server);
       await once(server, 'listening');
     } catch (error) {
       throw listenError(where, error);
@@ -101,10 +124,7 @@ export class NbdServer {
     server.on('connection', (socket) => this.#accept(socket));
     this.#listeners.add(server);
     this.#logger.debug(`NBD server listens at ${where}`);
-    const bound = server.address();
-    return address.type === 'tcp' && typeof bound === 'object' && bound !== null
-      ? { type: 'tcp', port: bound.port, host: hostOf(address) }
-      : address;
+    return server;
   }
 
   /**
@@ -195,10 +215,6 @@ export class NbdServer {
     const { handshakeTimeoutMs, stallTimeoutMs } = this.#limits;
     return Math.max(10, Math.min(TICK_MS_MAX, handshakeTimeoutMs / 4, stallTimeoutMs / 4));
   }
-}
-
-function hostOf(address: { readonly host?: string }): string {
-  return address.host ?? '127.0.0.1';
 }
 
 /** Whoever reaches the socket may read and write the disk: nobody but its user may, from the first moment on. */

@@ -4,10 +4,10 @@
  * mapped as it is, above both. The device's side maps all of it through the descriptors that the IOTLB gives.
  */
 import { VduseError } from '../base/errors.js';
+import { PageAllocator } from '../memory/page-allocator.js';
 import { closeFd } from '../native/fd.js';
 import { copyMemory, createMemoryFile, fillZeroes, mapFile, unmap } from '../native/memory.js';
 import { Iotlb, type IotlbMap } from './iotlb.js';
-import { PageAllocator } from '../memory/page-allocator.js';
 import type { VduseTrace } from './trace.js';
 
 /** The unit of IO virtual addresses. Not the machine's page: nothing is mapped in parts of it. */

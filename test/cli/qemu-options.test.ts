@@ -246,9 +246,9 @@ describe('the command line', () => {
         'supported: file, host_device, null-co, memory',
       ],
       [
-        ['--export', 'nbd,id=e,node-name=a'],
-        "--export nbd,id=e,node-name=a: Parameter 'type' does not accept value 'nbd'",
-        'supported: vduse-blk',
+        ['--export', 'fuse,id=e,node-name=a'],
+        "--export fuse,id=e,node-name=a: Parameter 'type' does not accept value 'fuse'",
+        'supported: vduse-blk, nbd',
       ],
       [
         ['--export', 'vduse-blk,id=e,node-name=a'],
@@ -260,10 +260,19 @@ describe('the command line', () => {
         "--object throttle-group,id=a: Parameter 'qom-type' does not accept value 'throttle-group'",
         'supported: iothread, secret',
       ],
+      [['--nbd-server', 'addr.type=unix'], "--nbd-server addr.type=unix: Parameter 'addr.path' is missing"],
       [
-        ['--nbd-server', 'addr.type=unix'],
-        '--nbd-server: NBD exports are not supported yet',
-        'export the node with --export vduse-blk',
+        ['--nbd-server', 'addr.type=inet,addr.host=0.0.0.0,addr.port=1'],
+        "--nbd-server addr.type=inet,addr.host=0.0.0.0,addr.port=1: NBD server: host '0.0.0.0' is not a loopback address",
+        'whoever reaches the server can read and write: give it tls-creds, or use a Unix socket or 127.0.0.1',
+      ],
+      [
+        ['--nbd-server', 'addr.type=inet,addr.host=localhost,addr.port=http'],
+        "--nbd-server addr.type=inet,addr.host=localhost,addr.port=http: port 'http' is not a number from 0 to 65535",
+      ],
+      [
+        ['--nbd-server', 'addr.type=fd,addr.str=1'],
+        "--nbd-server addr.type=fd,addr.str=1: file descriptor 1 can't be a socket that was passed on",
       ],
       [
         ['--chardev', 'socket,id=c,path=/s,wait=off'],

@@ -3,52 +3,16 @@
  * image. Slow and in need of Debian's packages, so not among the unit tests.
  */
 import assert from 'node:assert/strict';
-import { execFileSync, spawn, spawnSync } from 'node:child_process';
-import { randomFillSync } from 'node:crypto';
-import {
-  closeSync,
-  mkdtempSync,
-  openSync,
-  rmSync,
-  statSync,
-  truncateSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { type OpenedSoftwareDisk, openSoftwareDisk } from '../../src/daemon/open-software-disk.js';
+import { makeRandom, runProgram as run } from './programs.js';
 
 const mebibyte = 1 << 20;
 const imageMib = 1024;
-
-function makeRandom(path: string, mib: number): void {
-  const block = Buffer.alloc(mebibyte);
-  const fd = openSync(path, 'w');
-  for (let n = 0; n < mib; n++) {
-    randomFillSync(block);
-    writeSync(fd, block);
-  }
-  closeSync(fd);
-}
-
-/** Runs a program beside this process, which serves it. Resolves with what it printed; rejects when it fails. */
-function run(program: string, args: readonly string[]): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
-    let output = '';
-    const collect = (chunk: Buffer): void => {
-      output += chunk.toString();
-    };
-    child.stdout.on('data', collect);
-    child.stderr.on('data', collect);
-    child.once('error', reject);
-    child.once('close', (status) =>
-      status === 0 ? resolve(output) : reject(new Error(`${program} ended with ${status}: ${output}`)),
-    );
-  });
-}
 
 function missingProgram(): string | undefined {
   const programs = ['qemu-img', 'qemu-io', 'nbdinfo', 'nbdcopy', 'fio', 'mkfs.ext4', 'e2fsck'];

@@ -2,11 +2,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import { PageAllocator } from '../../src/memory/page-allocator.js';
 import { viewBytes } from '../../src/native/fd.js';
 import { addressOf } from '../../src/native/ffi.js';
 import { Iotlb } from '../../src/software-vduse/iotlb.js';
 import { IovaDomain } from '../../src/software-vduse/iova-domain.js';
-import { PageAllocator } from '../../src/memory/page-allocator.js';
 import { propertyRuns } from '../support/property.js';
 import { mapCount, openFdCount } from '../support/resources.js';
 

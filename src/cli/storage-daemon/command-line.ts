@@ -10,6 +10,7 @@ import {
   toMonitorRequest,
 } from '../../daemon/options/chardev-options.js';
 import { exportOptions, toExportRequest } from '../../daemon/options/export-options.js';
+import { nbdServerOptions, toNbdServerRequest } from '../../daemon/options/nbd-options.js';
 import { objectOptions, toUserObject } from '../../daemon/options/object-options.js';
 import type { StorageDaemon } from '../../daemon/storage-daemon.js';
 import { packageVersion, qemuInterfaceVersion } from '../../daemon/version.js';
@@ -96,6 +97,13 @@ const stepKinds: Record<HelpTopic, StepKind> = {
     convert: toMonitorRequest,
     apply: (daemon, request) => daemon.addMonitor(request),
   }),
+  'nbd-server': stepKind({
+    flags: '--nbd-server <options>',
+    syntax: {},
+    declaration: nbdServerOptions,
+    convert: toNbdServerRequest,
+    apply: (daemon, request) => daemon.startNbdServer(request),
+  }),
   object: stepKind({
     flags: '--object <options>',
     syntax: { impliedKey: 'qom-type' },
@@ -156,7 +164,6 @@ function createCommand(steps: StartupStep[]): Command {
     command.option(kind.flags, '', (text) => void steps.push(prepareStep(name as HelpTopic, kind, text)));
   }
   return command
-    .option('--nbd-server <options>', '', refuseNbdServer)
     .option('--daemonize')
     .option('--pidfile <path>')
     .option('-T, --trace <options>')
@@ -174,12 +181,6 @@ function print(text: string): never {
 
 function versionText(): string {
   return `${programName} version ${packageVersion} (follows qemu-storage-daemon ${qemuInterfaceVersion})\n`;
-}
-
-function refuseNbdServer(): never {
-  throw new VduseError('NOT_SUPPORTED', '--nbd-server: NBD exports are not supported yet', {
-    hint: 'export the node with --export vduse-blk',
-  });
 }
 
 function prepareStep(name: HelpTopic, kind: StepKind, text: string): StartupStep {

@@ -27,10 +27,19 @@ const optionHelp = {
                          serve the block node as the VDUSE device
                          /dev/vduse/<device name>; vduse-id=<number> in place
                          of name= means the number as the name
+  --export [type=]nbd,id=<id>,node-name=<N>[,name=<export name>]
+           [,writable=on|off][,description=<text>]
+                         serve the block node through the NBD server
 `,
   monitor: `\
   --monitor [chardev=]<id>[,mode=control][,pretty=on|off]
                          speak QMP on a character device
+`,
+  'nbd-server': `\
+  --nbd-server addr.type=unix,addr.path=<path>[,max-connections=<count>]
+  --nbd-server addr.type=inet,addr.host=<loopback>,addr.port=<port>
+               [,max-connections=<count>]
+                         serve exports of the type nbd
 `,
   object: `\
   --object [qom-type=]iothread,id=<id>
@@ -62,6 +71,7 @@ order in which they are given.
 ${optionHelp.blockdev}
 ${optionHelp.chardev}
 ${optionHelp.monitor}
+${optionHelp['nbd-server']}
 ${optionHelp.object}
 ${optionHelp.export}
   --daemonize            run in the background; returns when the daemon is ready

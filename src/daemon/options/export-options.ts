@@ -2,8 +2,17 @@
 import { z } from 'zod';
 import { VduseError } from '../../base/errors.js';
 import { limits } from '../../base/limits.js';
-import { choice, compact, declare, struct, variants } from '../../qmp/qapi.js';
+import { choice, compact, declare, type Scalars, struct, variants } from '../../qmp/qapi.js';
 import type { ExportRequest, ExportRequestOf } from '../block-export.js';
+
+const common = (s: Scalars) => ({
+  id: s.str,
+  'node-name': s.str,
+  writable: s.bool.optional(),
+  writethrough: s.bool.optional(),
+  iothread: z.union([s.str, z.array(s.str)], { error: iothreadError }).optional(),
+  'fixed-iothread': s.bool.optional(),
+});
 
 const iothreadError = () => "Invalid parameter type for 'iothread', expected: string or array of strings";
 
@@ -11,12 +20,7 @@ export const exportOptions = declare((s) =>
   variants('type', [
     struct({
       type: z.literal('vduse-blk'),
-      id: s.str,
-      'node-name': s.str,
-      writable: s.bool.optional(),
-      writethrough: s.bool.optional(),
-      iothread: z.union([s.str, z.array(s.str)], { error: iothreadError }).optional(),
-      'fixed-iothread': s.bool.optional(),
+      ...common(s),
       name: s.str.optional(),
       'vduse-id': s.uint32.optional(),
       'num-queues': s.uint16.optional(),
@@ -25,11 +29,20 @@ export const exportOptions = declare((s) =>
       serial: s.str.optional(),
       attach: choice('virtio', 'vhost').optional(),
     }),
+    struct({
+      type: z.literal('nbd'),
+      ...common(s),
+      name: s.str.optional(),
+      description: s.str.optional(),
+      bitmaps: z.array(z.union([s.str, struct({ node: s.str, name: s.str })])).optional(),
+      'allocation-depth': s.bool.optional(),
+    }),
   ]),
 );
 
 type ExportOptions = z.output<typeof exportOptions.json>;
 type VduseBlkOptions = Extract<ExportOptions, { type: 'vduse-blk' }>;
+type NbdOptions = Extract<ExportOptions, { type: 'nbd' }>;
 
 const invalid = (message: string, hint?: string) =>
   new VduseError('INVALID_ARGUMENT', message, hint === undefined ? {} : { hint });
@@ -38,21 +51,46 @@ const isPowerOfTwo = (value: number) => value > 0 && 2 ** Math.round(Math.log2(v
 
 /** Throws INVALID_ARGUMENT or NOT_SUPPORTED. */
 export function toExportRequest(options: ExportOptions): ExportRequest {
-  switch (options.type) {
-    case 'vduse-blk':
-      return toVduseBlkRequest(options);
-  }
-}
-
-function toVduseBlkRequest(options: VduseBlkOptions): ExportRequestOf<'vduse-blk'> {
   if (options.writethrough === true) {
     throw new VduseError('NOT_SUPPORTED', 'writethrough=on is not supported', {
       hint: 'a front-end that needs it turns its own write cache off, or flushes',
     });
   }
+  switch (options.type) {
+    case 'vduse-blk':
+      return toVduseBlkRequest(options);
+    case 'nbd':
+      return toNbdRequest(options);
+  }
+}
+
+function toIothreads({ iothread }: ExportOptions): readonly string[] | undefined {
+  return typeof iothread === 'string' ? [iothread] : iothread;
+}
+
+function toNbdRequest(options: NbdOptions): ExportRequestOf<'nbd'> {
+  if (options['allocation-depth'] === true) {
+    throw new VduseError('NOT_SUPPORTED', 'allocation-depth=on is not supported', {
+      hint: 'there are no backing files: what is allocated has depth 1, and base:allocation tells it',
+    });
+  }
+  return {
+    type: options.type,
+    id: options.id,
+    nodeName: options['node-name'],
+    ...compact({
+      writable: options.writable,
+      iothreads: toIothreads(options),
+      name: options.name,
+      description: options.description,
+      bitmaps: options.bitmaps?.map((bitmap) => (typeof bitmap === 'string' ? bitmap : bitmap.name)),
+    }),
+  };
+}
+
+function toVduseBlkRequest(options: VduseBlkOptions): ExportRequestOf<'vduse-blk'> {
   checkQueues(options);
   checkLogicalBlockSize(options);
-  const { iothread } = options;
   return {
     type: options.type,
     id: options.id,
@@ -65,7 +103,7 @@ function toVduseBlkRequest(options: VduseBlkOptions): ExportRequestOf<'vduse-blk
       logicalBlockSize: options['logical-block-size'],
       serial: options.serial,
       attach: options.attach,
-      iothreads: typeof iothread === 'string' ? [iothread] : iothread,
+      iothreads: toIothreads(options),
     }),
   };
 }

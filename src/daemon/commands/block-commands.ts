@@ -1,0 +1,25 @@
+/** Commands about block nodes (QEMU: qapi/block-core.json). */
+import type { QmpCommandTable } from '../../qmp/command-table.js';
+import { jsonScalars as s, struct } from '../../qmp/qapi.js';
+import { nodeInfo } from '../node-info.js';
+import { blockdevOptions, toBlockNodeOptions } from '../options/blockdev-options.js';
+import type { StorageDaemon } from '../storage-daemon.js';
+
+export function addBlockCommands(commands: QmpCommandTable, daemon: StorageDaemon): void {
+  commands.addAction('blockdev-add', blockdevOptions.json, async (options) => {
+    await daemon.addNode(toBlockNodeOptions(options));
+  });
+  commands.addAction('blockdev-del', struct({ 'node-name': s.str }), (options) =>
+    daemon.deleteNode(options['node-name']),
+  );
+  // There are no backing files: the flat list and the full one are the same.
+  commands.addQuery('query-named-block-nodes', struct({ flat: s.bool.optional() }), () =>
+    daemon.nodes.map(nodeInfo),
+  );
+  commands.addAction(
+    'block_resize',
+    struct({ device: s.str.optional(), 'node-name': s.str.optional(), size: s.int }),
+    (options) =>
+      daemon.resizeNode({ device: options.device, nodeName: options['node-name'], size: options.size }),
+  );
+}

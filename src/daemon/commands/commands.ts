@@ -1,0 +1,18 @@
+/** The daemon's QMP commands, by QEMU's names and with QEMU's answers. */
+import { QmpCommandTable } from '../../qmp/command-table.js';
+import type { StorageDaemon } from '../storage-daemon.js';
+import { addBlockCommands } from './block-commands.js';
+import { addExportCommands } from './export-commands.js';
+import { addGeneralCommands } from './general-commands.js';
+import { addNbdCommands } from './nbd-commands.js';
+import { addObjectCommands } from './object-commands.js';
+
+export function createCommands(daemon: StorageDaemon): QmpCommandTable {
+  const commands = new QmpCommandTable();
+  addGeneralCommands(commands, daemon);
+  addBlockCommands(commands, daemon);
+  addExportCommands(commands, daemon);
+  addNbdCommands(commands, daemon);
+  addObjectCommands(commands, daemon);
+  return commands;
+}

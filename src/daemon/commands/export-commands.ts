@@ -1,0 +1,24 @@
+/** Commands about exports (QEMU: qapi/block-export.json). */
+import type { QmpCommandTable } from '../../qmp/command-table.js';
+import { choice, jsonScalars as s, struct } from '../../qmp/qapi.js';
+import { exportOptions, toExportRequest } from '../options/export-options.js';
+import type { StorageDaemon } from '../storage-daemon.js';
+
+export function addExportCommands(commands: QmpCommandTable, daemon: StorageDaemon): void {
+  commands.addAction('block-export-add', exportOptions.json, async (options) => {
+    await daemon.addExport(toExportRequest(options));
+  });
+  commands.addAction(
+    'block-export-del',
+    struct({ id: s.str, mode: choice('safe', 'hard').optional() }),
+    (options) => daemon.deleteExport(options.id, options.mode),
+  );
+  commands.addQuery('query-block-exports', struct({}), () =>
+    daemon.exports.map((blockExport) => ({
+      id: blockExport.id,
+      type: blockExport.type,
+      'node-name': blockExport.node.nodeName,
+      'shutting-down': blockExport.shuttingDown,
+    })),
+  );
+}

@@ -1,0 +1,180 @@
+/** The daemon's NBD server, and the export type `nbd`: block nodes that it serves. */
+import { errorMessage, VduseError } from '../base/errors.js';
+import type { Logger } from '../base/log.js';
+import type { BlockNode } from '../block/node.js';
+import type { DeviceStatistics } from '../device/statistics.js';
+import { nbdLimits } from '../nbd/nbd-limits.js';
+import { NbdServer } from '../nbd/nbd-server.js';
+import type { BlockExport, NbdExportOptions } from './block-export.js';
+import { NodeNbdExport } from './node-nbd-export.js';
+import type { NbdServerRequest } from './options/nbd-options.js';
+import type { SocketEndpoint } from './options/socket-address.js';
+
+/** Clients when the user wants no bound. */
+const connectionsMax = 1000;
+/** How long the end of an export waits for the node's requests, twice: once more after it cancelled them. */
+const drainTimeoutMs = 10_000;
+
+class NbdBlockExport implements BlockExport {
+  readonly id: string;
+  readonly type = 'nbd';
+  readonly node: BlockNode;
+  readonly writable: boolean;
+  readonly description: string;
+  readonly closed: Promise<void>;
+  readonly #name: string;
+  readonly #server: NbdServer;
+  readonly #target: NodeNbdExport;
+  #closing: Promise<void> | undefined;
+  #reportClosed: () => void = () => undefined;
+
+  constructor(options: NbdExportOptions, parts: { server: NbdServer; target: NodeNbdExport; name: string }) {
+    this.id = options.id;
+    this.node = options.node;
+    this.writable = options.writable;
+    this.description = `NBD export '${parts.name}'`;
+    this.#name = parts.name;
+    this.#server = parts.server;
+    this.#target = parts.target;
+    this.closed = new Promise((report) => {
+      this.#reportClosed = report;
+    });
+  }
+
+  get shuttingDown(): boolean {
+    return this.#closing !== undefined;
+  }
+
+  get statistics(): DeviceStatistics {
+    return this.#target.statistics;
+  }
+
+  /** Clients go by the size that they saw when they connected; the next ones see the new one. */
+  resized(): void {}
+
+  close(options: { readonly hard: boolean }): Promise<void> {
+    if (this.#closing !== undefined) {
+      return this.#closing;
+    }
+    const clients = this.#server.clientCount(this.#name);
+    if (!options.hard && clients > 0) {
+      return Promise.reject(
+        new VduseError('BUSY', `export '${this.id}' is still in use: ${clients} NBD clients are connected`),
+      );
+    }
+    this.#closing = this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    try {
+      // A client is gone only when what it asked for has ended: requests that do not end are cancelled meanwhile.
+      const [, ended] = await Promise.allSettled([
+        this.#server.removeExport(this.#name),
+        this.#target.close(drainTimeoutMs),
+      ]);
+      if (ended.status === 'rejected') {
+        throw ended.reason;
+      }
+    } finally {
+      this.#reportClosed();
+    }
+  }
+}
+
+export class NbdService {
+  readonly #logger: Logger;
+  #server: NbdServer | undefined;
+
+  constructor(logger: Logger) {
+    this.#logger = logger;
+  }
+
+  get isRunning(): boolean {
+    return this.#server !== undefined;
+  }
+
+  /** Throws ALREADY_EXISTS while one runs. */
+  async start(request: NbdServerRequest): Promise<void> {
+    if (this.#server !== undefined) {
+      throw new VduseError('ALREADY_EXISTS', 'NBD server already running');
+    }
+    const { maxConnections = 0 } = request;
+    const server = new NbdServer({
+      logger: this.#logger,
+      limits: { connectionsMax: maxConnections === 0 ? connectionsMax : maxConnections },
+    });
+    try {
+      const where = await listen(server, request.address);
+      this.#logger.info(`NBD server: ${where}`);
+    } catch (error) {
+      await server.close();
+      throw error;
+    }
+    this.#server = server;
+  }
+
+  /** Throws NOT_FOUND. */
+  checkRunning(): void {
+    this.#running();
+  }
+
+  /** Ends the server. Its exports have ended. */
+  async stop(): Promise<void> {
+    const server = this.#running();
+    this.#server = undefined;
+    await server.close();
+  }
+
+  /** Makes an export of the type `nbd`. The node stays open, and its caller's. */
+  async createExport(options: NbdExportOptions): Promise<BlockExport> {
+    const server = this.#running();
+    const { node, writable, name = node.nodeName, description, bitmaps = [] } = options;
+    for (const [what, text] of Object.entries({ 'export name': name, description })) {
+      if (text !== undefined && Buffer.byteLength(text) > nbdLimits.stringBytesMax) {
+        throw new VduseError('INVALID_ARGUMENT', `${what} '${text}' too long`);
+      }
+    }
+    if (server.hasExport(name)) {
+      throw new VduseError('ALREADY_EXISTS', `NBD server already has export named '${name}'`);
+    }
+    if (bitmaps.length > 0) {
+      // There are no dirty bitmaps, so no name is one's.
+      throw new VduseError('NOT_FOUND', `Bitmap '${bitmaps[0]}' is not found`);
+    }
+    const target = new NodeNbdExport(node, { writable });
+    try {
+      server.addExport({ name, target, ...(description === undefined ? {} : { description }) });
+    } catch (error) {
+      await target.close(drainTimeoutMs).catch((closing: unknown) => {
+        this.#logger.error(errorMessage(closing));
+      });
+      throw error;
+    }
+    return new NbdBlockExport(options, { server, target, name });
+  }
+
+  #running(): NbdServer {
+    if (this.#server === undefined) {
+      throw new VduseError('NOT_FOUND', 'NBD server not running', {
+        hint: 'start it before: nbd-server-start, or --nbd-server in front of --export',
+      });
+    }
+    return this.#server;
+  }
+}
+
+/** Returns where clients find the server. */
+async function listen(server: NbdServer, address: SocketEndpoint): Promise<string> {
+  if (address.type === 'fd') {
+    await server.listenOnFd(address.fd);
+    return `descriptor ${address.fd}`;
+  }
+  const { type } = address;
+  const bound = await server.listen(
+    type === 'unix' ? address : { type: 'tcp', host: address.host, port: address.port },
+  );
+  return bound.type === 'unix'
+    ? `unix:${bound.path.replaceAll('\0', '@')}`
+    : `tcp:${bound.host}:${bound.port}`;
+}

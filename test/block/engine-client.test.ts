@@ -1,0 +1,113 @@
+import assert from 'node:assert/strict';
+import { closeSync, mkdtempSync, openSync, rmSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { SystemCallError, VduseError } from '../../src/base/errors.js';
+import { allocationExtents } from '../../src/block/allocation.js';
+import { registerLocalDevice, unregisterLocalDevice } from '../../src/block/drivers/local-engine.js';
+import { BlockOp } from '../../src/block/engine.js';
+import { EngineClient } from '../../src/block/engine-client.js';
+import type { BlockNode } from '../../src/block/node.js';
+import { openBlockNode } from '../../src/block/open.js';
+import { viewBytes } from '../../src/native/fd.js';
+import { mapAnonymous, unmap } from '../../src/native/memory.js';
+import { releaseEventLoopReactor } from '../../src/reactor/event-loop-reactor.js';
+
+const memoryBytes = 1 << 20;
+const timeoutMs = 20_000;
+
+describe('requests on a node without a queue', () => {
+  let folder: string;
+  let node: BlockNode;
+  let address: number;
+  let bytes: Uint8Array;
+
+  before(async () => {
+    folder = mkdtempSync(join(tmpdir(), 'vduse-engine-client-'));
+    const filename = join(folder, 'image');
+    writeFileSync(filename, '');
+    truncateSync(filename, 8 << 20);
+    node = await openBlockNode({ driver: 'file', nodeName: 'n', filename });
+    address = mapAnonymous(memoryBytes);
+    bytes = viewBytes(address, memoryBytes);
+  });
+
+  after(async () => {
+    unmap(address, memoryBytes);
+    await node.close();
+    rmSync(folder, { recursive: true });
+  });
+
+  it('reads what was written, more of them at once than the engine takes', async () => {
+    const client = new EngineClient(node);
+    const count = 1000;
+    bytes.forEach((_, at) => {
+      bytes[at] = at >> 9;
+    });
+    const each = (op: BlockOp, at: number): Promise<unknown>[] =>
+      Array.from({ length: count }, (_, n) =>
+        client.request({ op, offset: at + n * 512, length: 512, address: address + n * 512 }),
+      );
+    await Promise.all(each(BlockOp.WRITE, 4096));
+    await client.request({ op: BlockOp.FLUSH, offset: 0, length: 0 });
+    bytes.fill(0);
+    await Promise.all(each(BlockOp.READ, 4096));
+    for (let n = 0; n < count; n++) {
+      assert.equal(bytes[n * 512 + 511], n & 0xff);
+    }
+    await client.request({ op: BlockOp.DISCARD, offset: 0, length: 1 << 20 });
+    await client.close(timeoutMs);
+  });
+
+  it('tells the system error of a request that fails', async () => {
+    const client = new EngineClient(node);
+    await assert.rejects(
+      client.request({ op: BlockOp.READ, offset: node.size, length: 512, address }),
+      (error) => error instanceof SystemCallError && error.errnoName === 'EIO',
+    );
+    await client.close(timeoutMs);
+  });
+
+  it('close waits for what is in flight', async () => {
+    const client = new EngineClient(node);
+    const ended: string[] = [];
+    const request = client
+      .request({ op: BlockOp.READ, offset: 0, length: memoryBytes, address })
+      .then(() => ended.push('request'));
+    await client.close(timeoutMs).then(() => ended.push('close'));
+    await request;
+    assert.deepEqual(ended, ['request', 'close']);
+  });
+
+  it('gives up on requests that never end, and says so', async () => {
+    const key = registerLocalDevice({ size: 512, read: () => new Promise(() => undefined) });
+    const client = new EngineClient({ ...node, engine: { kind: 'local', key } });
+    void client.request({ op: BlockOp.READ, offset: 0, length: 512, address });
+    await assert.rejects(client.close(5), (error) => error instanceof VduseError && error.code === 'TIMEOUT');
+    assert.equal(client.inFlight, 1);
+    unregisterLocalDevice(key);
+    // It is never given back: the test alone lets the process end.
+    releaseEventLoopReactor();
+  });
+
+  it('tells holes from data, in whole blocks', () => {
+    const filename = join(folder, 'sparse');
+    const fd = openSync(filename, 'w');
+    writeSync(fd, Buffer.alloc(65536, 1), 0, 65536, 1 << 20);
+    closeSync(fd);
+    truncateSync(filename, 4 << 20);
+    return openBlockNode({ driver: 'file', nodeName: 's', filename }).then(async (sparse) => {
+      const extents = allocationExtents(sparse, { offset: 512, length: (4 << 20) - 512 });
+      assert.deepEqual(extents, [
+        { length: (1 << 20) - 512, hole: true },
+        { length: 65536, hole: false },
+        { length: (3 << 20) - 65536, hole: true },
+      ]);
+      assert.deepEqual(allocationExtents(sparse, { offset: 1 << 20, length: 512 }), [
+        { length: 512, hole: false },
+      ]);
+      await sparse.close();
+    });
+  });
+});

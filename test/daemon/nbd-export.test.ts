@@ -1,0 +1,171 @@
+/** The export type nbd, through QMP: its server, its rules, and what becomes of its clients. */
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, it } from 'node:test';
+import { openBlockNode } from '../../src/block/open.js';
+import { StorageDaemon } from '../../src/daemon/storage-daemon.js';
+import { RawClient } from '../nbd/raw-client.js';
+import { type Message, QmpClient } from '../qmp/client.js';
+
+const sizeBytes = 4 << 20;
+const Command = { READ: 0, WRITE: 1, FLUSH: 3, TRIM: 4, WRITE_ZEROES: 6 } as const;
+
+let directory: string;
+let socketPath: string;
+let daemon: StorageDaemon;
+let client: QmpClient;
+let nbdClients: RawClient[];
+
+beforeEach(async () => {
+  directory = mkdtempSync(join(tmpdir(), 'vduse-nbd-export-'));
+  socketPath = join(directory, 'nbd.sock');
+  nbdClients = [];
+  daemon = new StorageDaemon({ openBlockNode, exportCreators: {} });
+  await daemon.startMonitor(join(directory, 'qmp.sock'));
+  client = await QmpClient.open(join(directory, 'qmp.sock'));
+  await succeed('blockdev-add', { driver: 'memory', 'node-name': 'm', size: sizeBytes });
+});
+
+afterEach(async () => {
+  for (const nbdClient of nbdClients) {
+    nbdClient.close();
+  }
+  client.close();
+  await daemon.close();
+  rmSync(directory, { recursive: true });
+});
+
+async function succeed(command: string, args?: Message): Promise<unknown> {
+  const answer = await client.execute(command, args);
+  assert.ok('return' in answer, JSON.stringify(answer));
+  return answer['return'];
+}
+
+async function fail(command: string, args: Message, desc: string): Promise<void> {
+  assert.deepEqual(await client.execute(command, args), { error: { class: 'GenericError', desc } });
+}
+
+const unixServer = () => ({ addr: { type: 'unix', data: { path: socketPath } } });
+const nbdExport = (more: Message = {}) => ({ type: 'nbd', id: 'e', 'node-name': 'm', ...more });
+
+async function connect(name: string): Promise<RawClient> {
+  const nbdClient = await RawClient.open({ type: 'unix', path: socketPath }, { name });
+  nbdClients.push(nbdClient);
+  return nbdClient;
+}
+
+describe('the export type nbd', () => {
+  it('serves a node, read and written, under its name', async () => {
+    await succeed('nbd-server-start', unixServer());
+    assert.equal(statSync(socketPath).mode & 0o777, 0o600);
+    await succeed('block-export-add', nbdExport({ writable: true, name: 'disk', description: 'a disk' }));
+    const nbd = await connect('disk');
+    assert.equal(nbd.size, sizeBytes);
+    const data = Buffer.alloc(65536, 0x5a);
+    for (const request of [
+      { type: Command.WRITE, flags: 1, offset: 4096, data },
+      { type: Command.FLUSH },
+      { type: Command.TRIM, flags: 1, offset: 8192, length: 4096 },
+      { type: Command.WRITE_ZEROES, flags: 3, offset: 16384, length: 4096 },
+    ]) {
+      assert.equal((await nbd.call(request)).errno, 0, JSON.stringify(request));
+    }
+    const read = await nbd.call({ type: Command.READ, offset: 4096, length: 65536 });
+    data.fill(0, 4096, 8192).fill(0, 12288, 16384);
+    assert.deepEqual(read.data, data);
+    const [served] = daemon.exports;
+    const { inFlight, interrupts, ...counted } = served.statistics!;
+    assert.deepEqual({ inFlight, interrupts }, { inFlight: 0, interrupts: 0 });
+    assert.deepEqual(counted, {
+      reads: 1,
+      writes: 1,
+      // The trim's FUA is a flush of its own.
+      flushes: 2,
+      unmaps: 2,
+      readBytes: 65536,
+      writeBytes: 65536,
+      errors: 0,
+    });
+  });
+
+  it('is read-only unless it is to be written', async () => {
+    await succeed('nbd-server-start', unixServer());
+    await succeed('block-export-add', nbdExport());
+    const nbd = await connect('m');
+    assert.equal(nbd.flags & 2, 2);
+    assert.equal((await nbd.call({ type: Command.WRITE, offset: 0, data: Buffer.alloc(512) })).errno, 1);
+  });
+
+  it('needs a server, a name of its own, and no bitmap', async () => {
+    await fail('block-export-add', nbdExport(), 'NBD server not running');
+    await fail('nbd-server-stop', {}, 'NBD server not running');
+    await fail('nbd-server-add', { device: 'm' }, 'NBD server not running');
+    await succeed('nbd-server-start', unixServer());
+    await fail('nbd-server-start', unixServer(), 'NBD server already running');
+    await fail('block-export-add', nbdExport({ bitmaps: ['b'] }), "Bitmap 'b' is not found");
+    await fail(
+      'block-export-add',
+      nbdExport({ 'allocation-depth': true }),
+      'allocation-depth=on is not supported',
+    );
+    await fail(
+      'block-export-add',
+      nbdExport({ name: 'x'.repeat(4097) }),
+      `export name '${'x'.repeat(4097)}' too long`,
+    );
+    await succeed('block-export-add', nbdExport());
+    await fail('block-export-add', nbdExport({ id: 'f' }), "NBD server already has export named 'm'");
+    await fail('blockdev-del', { 'node-name': 'm' }, 'Node m is in use');
+  });
+
+  it('ends only hard while clients use it', async () => {
+    await succeed('nbd-server-start', unixServer());
+    await succeed('block-export-add', nbdExport());
+    const nbd = await connect('m');
+    await fail('block-export-del', { id: 'e' }, "export 'e' still in use");
+    client.send(JSON.stringify({ execute: 'block-export-del', arguments: { id: 'e', mode: 'hard' } }));
+    assert.equal((await client.read())['event'], 'BLOCK_EXPORT_DELETED');
+    assert.deepEqual(await client.read(), { return: {} });
+    assert.equal((await nbd.readToEnd()).length, 0);
+    assert.deepEqual(await succeed('query-block-exports'), []);
+    await succeed('blockdev-del', { 'node-name': 'm' });
+  });
+
+  it('ends with its server, and comes again with the next', async () => {
+    for (let round = 0; round < 2; round++) {
+      await succeed('nbd-server-start', unixServer());
+      await succeed('nbd-server-add', { device: 'm', name: 'old', writable: true });
+      const nbd = await connect('old');
+      assert.equal((await nbd.call({ type: Command.READ, offset: 0, length: 512 })).errno, 0);
+      client.send('{"execute": "nbd-server-stop"}');
+      assert.deepEqual((await client.read())['data'], { id: 'old' });
+      assert.deepEqual(await client.read(), { return: {} });
+    }
+  });
+
+  it('goes by the older commands, too', async () => {
+    await succeed('blockdev-add', { driver: 'null-co', 'node-name': 'ro', 'read-only': true });
+    await succeed('nbd-server-start', { addr: { type: 'inet', data: { host: '127.0.0.1', port: '0' } } });
+    await fail('nbd-server-add', { device: 'zz' }, "Cannot find device='zz' nor node-name='zz'");
+    await fail('nbd-server-add', { device: 'm', bitmap: 'b' }, "Bitmap 'b' is not found");
+    await succeed('nbd-server-add', { device: 'ro', writable: true });
+    assert.deepEqual(await succeed('query-block-exports'), [
+      { id: 'ro', type: 'nbd', 'node-name': 'ro', 'shutting-down': false },
+    ]);
+    await fail('nbd-server-remove', { name: 'zz' }, "Export 'zz' is not found");
+    client.send('{"execute": "nbd-server-remove", "arguments": {"name": "ro"}}');
+    assert.equal((await client.read())['event'], 'BLOCK_EXPORT_DELETED');
+    assert.deepEqual(await client.read(), { return: {} });
+  });
+
+  it('listens at an abstract address', async () => {
+    const path = `vduse-test-${process.pid}`;
+    await succeed('nbd-server-start', { addr: { type: 'unix', data: { path, abstract: true } } });
+    await succeed('block-export-add', nbdExport());
+    const nbd = await RawClient.open({ type: 'unix', path: `\0${path}` }, { name: 'm' });
+    nbdClients.push(nbd);
+    assert.equal(nbd.size, sizeBytes);
+  });
+});
