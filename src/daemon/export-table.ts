@@ -2,6 +2,7 @@
 import { errorMessage, VduseError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
 import type { BlockNode } from '../block/node.js';
+import type { NamedThread } from '../device/queue-host.js';
 import { type BlockExport, createExport, type ExportCreators, type ExportRequest } from './block-export.js';
 import { identifierHint, isIdentifier } from './identifier.js';
 
@@ -63,7 +64,12 @@ export class ExportTable {
     }
   }
 
-  async add(request: ExportRequest, node: BlockNode): Promise<BlockExport> {
+  /** `named`: the threads of the request's iothreads. */
+  async add(
+    request: ExportRequest,
+    node: BlockNode,
+    named: readonly NamedThread[] = [],
+  ): Promise<BlockExport> {
     const { type, nodeName, writable = false, iothreads = [], ...rest } = request;
     if (writable && node.readOnly) {
       throw new VduseError('IMAGE_READ_ONLY', 'Cannot export read-only node as writable', {
@@ -77,7 +83,7 @@ export class ExportTable {
         hint: 'Export it with writable=off, or delete the other export first.',
       });
     }
-    const threads = iothreads.length === 0 ? {} : { threads: iothreads };
+    const threads = named.length === 0 ? {} : { threads: named };
     const blockExport = await createExport(this.#options.creators, type, {
       ...rest,
       node,

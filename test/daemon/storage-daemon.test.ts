@@ -120,7 +120,7 @@ describe('exports of a daemon', () => {
       writable: true,
       queueCount: 2,
       attach: 'virtio',
-      threads: ['io1', 'io0'],
+      threads: [{ name: 'io1' }, { name: 'io0' }],
     });
     await daemon.addExport(served('f', 'a'));
     assert.deepEqual(fakes.exports[1].options, { id: 'f', node: fakes.nodes[0], name: 'f', writable: false });
