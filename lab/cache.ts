@@ -8,10 +8,14 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { withProgress } from './progress.js';
 
 /** Everything that is slow to get is kept outside the tree, shared by all checkouts of one user. */
-export function labCache(...parts: string[]): string {
+export function cachePath(...parts: string[]): string {
   const own = process.env['VDUSE_CACHE'];
   const base = own || join(process.env['XDG_CACHE_HOME'] || join(homedir(), '.cache'), 'vduse');
-  return resolve(base, 'lab', ...parts);
+  return resolve(base, ...parts);
+}
+
+export function labCache(...parts: string[]): string {
+  return cachePath('lab', ...parts);
 }
 
 export function readJson<T>(path: string): T | undefined {

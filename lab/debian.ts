@@ -11,7 +11,7 @@ const KEYRINGS = ['debian-archive-keyring.pgp', 'debian-archive-keyring.gpg'].ma
 );
 
 /** The host's own mirror is the one that is sure to be reachable from here. */
-async function mirror(): Promise<string> {
+export async function mirror(): Promise<string> {
   const chosen = process.env['VDUSE_LAB_MIRROR'];
   if (chosen) return chosen;
   // Sources that apt itself can't read don't matter here: only the address is wanted.
@@ -27,7 +27,7 @@ async function mirror(): Promise<string> {
     .find((uri) => /^https?:.*\/debian\/?$/.test(uri));
   if (own === undefined) {
     throw new LabError(
-      "apt's sources name no mirror of Debian to take a kernel from: set VDUSE_LAB_MIRROR to the address of one",
+      "apt's sources name no mirror of Debian to take packages from: set VDUSE_LAB_MIRROR to the address of one",
     );
   }
   return own;
@@ -40,8 +40,11 @@ async function mirror(): Promise<string> {
 export class DebianSuite {
   readonly #directory: string;
 
-  constructor(private readonly suite: string) {
-    this.#directory = labCache('apt', suite);
+  constructor(
+    private readonly suite: string,
+    private readonly kind: 'deb' | 'deb-src' = 'deb',
+  ) {
+    this.#directory = labCache('apt', kind === 'deb' ? suite : `${suite}-source`);
   }
 
   #options(): string[] {
@@ -80,7 +83,7 @@ export class DebianSuite {
     writeFileSync(join(this.#directory, 'status'), '');
     writeFileSync(
       join(this.#directory, 'sources.list'),
-      `deb [arch=amd64 signed-by=${keyring}] ${source} ${this.suite} main\n`,
+      `${this.kind} [arch=amd64 signed-by=${keyring}] ${source} ${this.suite} main\n`,
     );
     try {
       await withProgress(`fetching the package lists of Debian ${this.suite} from ${source}`, () =>
@@ -129,6 +132,17 @@ export class DebianSuite {
       rmSync(temporary, { recursive: true, force: true });
     }
     return path;
+  }
+
+  /** The upstream tarball of a source package, downloaded to a directory; needs lists of the kind deb-src. */
+  async downloadTarball(sourceName: string, directory: string): Promise<string> {
+    const args = ['-q', 'source', '--download-only', '--tar-only', sourceName];
+    await withProgress(`downloading the source of ${sourceName}`, () =>
+      run('apt-get', [...this.#options(), ...args], { cwd: directory }),
+    );
+    const name = readdirSync(directory).find((entry) => /\.orig\.tar\.\w+$/.test(entry));
+    if (name === undefined) throw new LabError(`apt-get source ${sourceName} left no tarball behind.`);
+    return join(directory, name);
   }
 
   /** Keeps the given packages and forgets older ones: each kernel is more than 100 MB. */

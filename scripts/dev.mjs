@@ -23,6 +23,16 @@ const LAB_PACKAGES = {
   'debian-archive-keyring': 'verifies the kernel that is downloaded',
 };
 
+/** What bench/vhost-user.ts puts itself beside, and what it builds its client with. */
+const VHOST_USER_BENCH_PACKAGES = {
+  'qemu-system-common': 'has qemu-storage-daemon, to compare with',
+  'qemu-utils': 'has qemu-nbd, to compare with',
+  debootstrap: 'sets up the system in which the client, fio with libblkio, is compiled',
+  'debian-archive-keyring': 'verifies what that system is made of',
+  'librsvg2-bin': 'draws the plot as PNG',
+  'fonts-dejavu-core': 'is the letters in it',
+};
+
 const USAGE = `Usage: node scripts/dev.mjs TASK [ARGS...]
 
 Tasks:
@@ -95,7 +105,10 @@ async function main([task, ...args]) {
     case 'bench': {
       const [name, ...rest] = args;
       if (!name || !/^[\w-]+$/.test(name)) finish(64, 'bench takes the name of a program in bench/.');
-      await prepare({ packages: LAB_PACKAGES, required: false });
+      // The help must not need anything but the build.
+      const onlyHelp = rest.some((arg) => ['--help', '-h'].includes(arg));
+      const packages = name === 'vhost-user' ? VHOST_USER_BENCH_PACKAGES : LAB_PACKAGES;
+      await prepare({ packages: onlyHelp ? undefined : packages, required: false });
       return await runTask(process.execPath, [
         '--enable-source-maps',
         checkout('build/bench', `${name}.js`),

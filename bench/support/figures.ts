@@ -23,6 +23,7 @@ export function formatRatio(ratio: Ratio): string {
 }
 
 export function formatCount(value: number): string {
+  if (value >= 1e6) return `${(value / 1e6).toFixed(2)}M`;
   return value >= 10_000 ? `${(value / 1000).toFixed(1)}k` : value.toFixed(0);
 }
 

@@ -1,0 +1,122 @@
+/** Processes that a benchmark starts and ends, and what /proc says of them. */
+import { execFileSync, spawn } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+const START_LIMIT_MS = 30_000;
+const END_LIMIT_MS = 10_000;
+const SHOWN_CHARACTERS = 1_000;
+
+export interface Running {
+  readonly pid: number;
+  /** What it has printed, both streams; the end of it, if it is long. */
+  readonly output: () => string;
+  readonly stop: () => Promise<void>;
+}
+
+/** Starts a server and waits until its sockets are there. */
+export async function startServer(command: readonly string[], sockets: readonly string[]): Promise<Running> {
+  const [program, ...args] = command;
+  const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+  let output = '';
+  const collect = (chunk: Buffer): void => {
+    output = (output + chunk.toString()).slice(-16_384);
+  };
+  child.stdout.on('data', collect);
+  child.stderr.on('data', collect);
+  let failure: string | undefined;
+  const ended = new Promise<void>((resolve) => {
+    child.once('error', (error) => {
+      failure = error.message;
+      resolve();
+    });
+    child.once('close', (status, signal) => {
+      failure ??= `it ended with ${signal ?? `status ${status}`}`;
+      resolve();
+    });
+  });
+  const stop = async (): Promise<void> => {
+    if (failure === undefined) child.kill('SIGTERM');
+    const force = setTimeout(() => child.kill('SIGKILL'), END_LIMIT_MS);
+    await ended;
+    clearTimeout(force);
+  };
+
+  const limit = Date.now() + START_LIMIT_MS;
+  while (failure === undefined && !sockets.every((path) => existsSync(path))) {
+    if (Date.now() > limit) failure = `no socket after ${START_LIMIT_MS / 1000} s`;
+    await sleep(10);
+  }
+  if (failure !== undefined) {
+    const reason = failure;
+    child.kill('SIGKILL');
+    throw new Error(`${program} could not be started: ${reason}\n  ${command.join(' ')}\n${output}`);
+  }
+  return { pid: child.pid as number, output: () => output, stop };
+}
+
+/** Runs a program to its end and gives its standard output. A run that is aborted ends all that it has started. */
+export async function runProgram(command: readonly string[], signal?: AbortSignal): Promise<string> {
+  signal?.throwIfAborted();
+  const [program, ...args] = command;
+  // A process group of its own, so that the processes that fio forks can be ended with it, whatever they sleep on.
+  const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], detached: true });
+  const end = (): void => {
+    if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL');
+  };
+  signal?.addEventListener('abort', end);
+  let output = '';
+  let errors = '';
+  child.stdout.on('data', (chunk: Buffer) => {
+    output += chunk.toString();
+  });
+  child.stderr.on('data', (chunk: Buffer) => {
+    errors += chunk.toString();
+  });
+  const status = await new Promise<number | null>((resolve, reject) => {
+    child.once('error', reject);
+    child.once('close', resolve);
+  }).finally(() => signal?.removeEventListener('abort', end));
+  signal?.throwIfAborted();
+  if (status !== 0) {
+    const line = command.join(' ');
+    const shown = line.length > SHOWN_CHARACTERS ? `${line.slice(0, SHOWN_CHARACTERS)} ...` : line;
+    throw new Error(`\`${shown}\` ended with status ${status}:\n${errors.slice(-SHOWN_CHARACTERS)}`);
+  }
+  return output;
+}
+
+/** Seconds of processor time, of all threads, those that have ended too, from the text of /proc/PID/stat. */
+export function parseCpuSeconds(stat: string, ticksPerSecond: number): number {
+  // The name in parentheses may hold spaces and parentheses: fields are counted from the last one that closes.
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  return (Number(fields[11]) + Number(fields[12])) / ticksPerSecond;
+}
+
+let ticksPerSecond: number | undefined;
+
+export function cpuSeconds(pid: number): number {
+  ticksPerSecond ??= Number(execFileSync('getconf', ['CLK_TCK']).toString());
+  return parseCpuSeconds(readFileSync(`/proc/${pid}/stat`, 'utf8'), ticksPerSecond);
+}
+
+export interface MemoryUse {
+  /** Everything resident. */
+  readonly residentKib: number;
+  /** Without memory that is shared with others, which is where a client's memory is. */
+  readonly ownKib: number;
+}
+
+export function parseMemoryUse(status: string): MemoryUse {
+  const field = (name: string): number =>
+    Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(status)?.[1] ?? 0);
+  return { residentKib: field('VmRSS'), ownKib: field('RssAnon') + field('RssFile') };
+}
+
+export function memoryUse(pid: number): MemoryUse {
+  return parseMemoryUse(readFileSync(`/proc/${pid}/status`, 'utf8'));
+}
+
+export function threadCount(pid: number): number {
+  return Number(/^Threads:\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0);
+}
