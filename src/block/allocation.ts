@@ -1,6 +1,7 @@
 /** Which parts of a node hold data, as far as that can be asked without reading them. */
 import { Errno } from '../native/errno.js';
 import { seekFile } from '../native/fd.js';
+import type { EngineSpec } from './engine.js';
 import type { BlockNode } from './node.js';
 
 export interface AllocationExtent {
@@ -21,13 +22,14 @@ export function allocationExtents(
   node: BlockNode,
   range: { readonly offset: number; readonly length: number },
 ): AllocationExtent[] {
-  if (node.engine.kind !== 'file' || range.length === 0) {
+  const place = fileBelow(node.engine, range.offset);
+  if (place === undefined || range.length === 0) {
     return [{ length: range.length, hole: false }];
   }
-  const { fd } = node.engine;
-  const end = range.offset + range.length;
+  const { fd } = place;
+  const end = place.offset + range.length;
   const extents: AllocationExtent[] = [];
-  let at = range.offset;
+  let at = place.offset;
   while (at < end && extents.length < extentsMax) {
     const data = firstData(fd, at, end, node.limits.requestAlignment);
     if (data > at) {
@@ -41,6 +43,16 @@ export function allocationExtents(
     at = next;
   }
   return extents;
+}
+
+/** The file at the bottom, and where in it the offset is. */
+function fileBelow(engine: EngineSpec, offset: number): { fd: number; offset: number } | undefined {
+  if (engine.kind === 'file') {
+    return { fd: engine.fd, offset };
+  }
+  return 'child' in engine
+    ? fileBelow(engine.child, offset + (engine.kind === 'raw' ? engine.offset : 0))
+    : undefined;
 }
 
 /** Where data begins: `at` itself when that cannot be told, `end` when there is none before it. */

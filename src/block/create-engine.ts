@@ -4,6 +4,7 @@ import type { Reactor } from '../reactor/reactor.js';
 import { FileEngine } from './drivers/file-engine.js';
 import { LocalEngine } from './drivers/local-engine.js';
 import { NullEngine } from './drivers/null-engine.js';
+import { RawEngine } from './drivers/raw-engine.js';
 import type { BlockCompletionSink, BlockEngine, EngineSpec } from './engine.js';
 import type { RequestTable } from './request-table.js';
 
@@ -22,5 +23,7 @@ export function createEngine(spec: EngineSpec, context: EngineContext): BlockEng
       return new NullEngine(spec, context.table, context.sink);
     case 'local':
       return new LocalEngine(spec.key, context.table, context.sink, context.reactor);
+    case 'raw':
+      return new RawEngine(spec, context.table, context.sink, createEngine(spec.child, context));
   }
 }

@@ -50,21 +50,20 @@ export class EngineClient implements BlockCompletionSink {
   readonly #table = new RequestTable(inFlightMax, segmentsMax);
   readonly #pool = new AlignedPool();
   readonly #reactor: Reactor;
-  readonly #engine: BlockEngine;
+  #engine: BlockEngine;
   readonly #started: (Started | undefined)[] = [];
   readonly #waiting: Started[] = [];
-  #onIdle: (() => void) | undefined;
+  /** Told when the engine has nothing in flight. */
+  readonly #idleListeners = new Set<() => void>();
+  /** Nothing is started: what is below changes. */
+  #isHeld = false;
+  #changes: Promise<void> = Promise.resolve();
 
   constructor(node: BlockNode) {
     this.#node = node;
     this.#reactor = acquireEventLoopReactor();
     try {
-      this.#engine = createEngine(node.engine, {
-        table: this.#table,
-        sink: this,
-        reactor: this.#reactor,
-        pool: this.#pool,
-      });
+      this.#engine = this.#createEngine();
     } catch (error) {
       this.#release();
       throw error;
@@ -79,13 +78,20 @@ export class EngineClient implements BlockCompletionSink {
   request(request: EngineRequest): Promise<void> {
     return new Promise((resolve, reject) => {
       const started = { request, resolve, reject };
-      if (this.#table.inFlight === inFlightMax) {
+      if (this.#table.inFlight === inFlightMax || this.#isHeld) {
         this.#waiting.push(started);
       } else {
         this.#start(started);
         this.#reactor.wake();
       }
     });
+  }
+
+  /** Lets what is in flight end, runs `change`, and goes on with the engine that the node has then. */
+  drained(change: () => Promise<void>): Promise<void> {
+    const done = this.#changes.then(() => this.#drainedFor(change));
+    this.#changes = done.catch(() => undefined);
+    return done;
   }
 
   /**
@@ -117,13 +123,58 @@ export class EngineClient implements BlockCompletionSink {
     } else {
       reject(systemCallError(opNames[request.op], -result, `on block node '${this.#node.nodeName}'`));
     }
-    const next = this.#waiting.shift();
+    const next = this.#isHeld ? undefined : this.#waiting.shift();
     if (next !== undefined) {
       this.#start(next);
       this.#reactor.wake();
     } else if (this.#table.inFlight === 0) {
-      this.#onIdle?.();
+      for (const listener of this.#idleListeners) {
+        listener();
+      }
     }
+  }
+
+  #createEngine(): BlockEngine {
+    return createEngine(this.#node.engine, {
+      table: this.#table,
+      sink: this,
+      reactor: this.#reactor,
+      pool: this.#pool,
+    });
+  }
+
+  async #drainedFor(change: () => Promise<void>): Promise<void> {
+    this.#isHeld = true;
+    try {
+      await this.#idle();
+      await change();
+    } finally {
+      const old = this.#engine;
+      this.#engine = this.#createEngine();
+      old.close();
+      this.#isHeld = false;
+      this.#startWaiting();
+    }
+  }
+
+  /** Until the engine has nothing in flight. */
+  async #idle(): Promise<void> {
+    while (this.#table.inFlight > 0) {
+      await new Promise<void>((report) => {
+        const listener = (): void => {
+          this.#idleListeners.delete(listener);
+          report();
+        };
+        this.#idleListeners.add(listener);
+      });
+    }
+  }
+
+  #startWaiting(): void {
+    while (this.#table.inFlight < inFlightMax && this.#waiting.length > 0) {
+      this.#start(this.#waiting.shift()!);
+    }
+    this.#reactor.wake();
   }
 
   #start(started: Started): void {
@@ -143,18 +194,22 @@ export class EngineClient implements BlockCompletionSink {
     this.#engine.submit(slot);
   }
 
+  /** Whether all requests end in time, also those that wait for a change. */
   async #drained(timeoutMs: number): Promise<boolean> {
-    if (this.inFlight === 0) {
-      return true;
-    }
     let timer: NodeJS.Timeout | undefined;
-    const idle = await new Promise<boolean>((report) => {
-      this.#onIdle = () => report(true);
+    const over = new Promise<boolean>((report) => {
       timer = setTimeout(() => report(false), timeoutMs);
     });
+    const ended = async (): Promise<boolean> => {
+      while (this.inFlight > 0 || this.#isHeld) {
+        await this.#changes;
+        await this.#idle();
+      }
+      return true;
+    };
+    const result = await Promise.race([ended(), over]);
     clearTimeout(timer);
-    this.#onIdle = undefined;
-    return idle;
+    return result;
   }
 
   #release(): void {

@@ -55,4 +55,19 @@ export interface LocalEngineSpec {
   readonly key: number;
 }
 
-export type EngineSpec = FileEngineSpec | NullEngineSpec | LocalEngineSpec;
+/** A part of another engine's disk. */
+export interface RawEngineSpec {
+  readonly kind: 'raw';
+  /** Where the part begins. Bytes. */
+  readonly offset: number;
+  /** Discards do nothing (discard=ignore). */
+  readonly ignoreDiscard: boolean;
+  readonly child: EngineSpec;
+}
+
+export type EngineSpec = FileEngineSpec | NullEngineSpec | LocalEngineSpec | RawEngineSpec;
+
+/** Whether the engine, or one below it, lives on the main thread. */
+export function needsMainThread(spec: EngineSpec): boolean {
+  return spec.kind === 'local' || ('child' in spec && needsMainThread(spec.child));
+}

@@ -37,10 +37,32 @@ export interface BlockNode {
   /** Bytes, a multiple of 512. */
   readonly size: number;
   readonly engine: EngineSpec;
+  /** The node that it works on: a raw node's file, a filter's disk. Absent: it has none. */
+  readonly child?: BlockNode | undefined;
+  /** Whether nobody else may change the child's size. Absent: everybody may. */
+  readonly pinsChildSize?: boolean;
+  /** Tells of changes that come from outside, such as an image that somebody else has resized. Once, after opening. */
+  watch?(listener: BlockNodeListener): void;
   /** Changes the size in bytes. Throws NOT_SUPPORTED where the driver can't, IMAGE_READ_ONLY on a read-only node. */
   resize(size: number): Promise<void>;
+  /**
+   * Opens the node again with other options, while nothing is in flight. What it returns takes the place of this one,
+   * which is closed already; when it throws, this one goes on. Absent: it can't.
+   */
+  reopen?(options: BlockNodeOptions, children: ChildOpener): Promise<BlockNode>;
   /** Releases locks and descriptors. The caller has ended every engine built from the node before. */
   close(): Promise<void>;
+}
+
+export interface BlockNodeListener {
+  /** `size` of the node has another value. */
+  onResize(): void;
+}
+
+/** Opens what a node names as its child, for it alone to close. */
+export interface ChildOpener {
+  /** `role` is the option's name, such as `file`. Throws NOT_FOUND for a name that no node has. */
+  open(role: string, child: NodeReference): Promise<BlockNode>;
 }
 
 export type DetectZeroes = 'off' | 'on' | 'unmap';
@@ -78,4 +100,22 @@ export interface MemoryNodeOptions extends CommonNodeOptions {
   readonly size: number;
 }
 
-export type BlockNodeOptions = FileNodeOptions | NullNodeOptions | MemoryNodeOptions;
+/** A part of a disk, or all of it: no format, only where it begins and ends. */
+export interface RawNodeOptions extends CommonNodeOptions {
+  readonly driver: 'raw';
+  /** Bytes of the child before the first of this node. 0 when absent. */
+  readonly offset?: number;
+  /** Bytes; up to the child's end when absent. */
+  readonly size?: number;
+  readonly file: NodeReference;
+}
+
+export type BlockNodeOptions = FileNodeOptions | NullNodeOptions | MemoryNodeOptions | RawNodeOptions;
+
+type Unnamed<T> = T extends unknown ? Omit<T, 'nodeName'> & { readonly nodeName?: string } : never;
+
+/** Options of a node that may go without a name of its own. */
+export type UnnamedNodeOptions = Unnamed<BlockNodeOptions>;
+
+/** A child: the name of a node that is there, or the options of one to open. */
+export type NodeReference = string | UnnamedNodeOptions;

@@ -1,10 +1,27 @@
 /** Opens block nodes by their options, QEMU's block drivers by QEMU's names. */
+import { VduseError } from '../base/errors.js';
 import { openFileNode, openMemoryNode } from './drivers/file-node.js';
 import { openNullNode } from './drivers/null-node.js';
-import type { BlockNode, BlockNodeOptions } from './node.js';
+import { openRawNode } from './drivers/raw-node.js';
+import type { BlockNode, BlockNodeOptions, ChildOpener } from './node.js';
+
+/** Without a graph there are no nodes to refer to: a child is opened with its parent and closed with it. */
+const ownChildren: ChildOpener = {
+  async open(role, child) {
+    if (typeof child === 'string') {
+      throw new VduseError('NOT_FOUND', `${role}=${child}: there is no node of this name to refer to`, {
+        hint: `Write the options of the child itself: ${role}.driver=file,${role}.filename=...`,
+      });
+    }
+    return openBlockNode({ nodeName: role, ...child });
+  },
+};
 
 /** Throws what the block driver throws (see its file); nothing stays open then. */
-export async function openBlockNode(options: BlockNodeOptions): Promise<BlockNode> {
+export async function openBlockNode(
+  options: BlockNodeOptions,
+  children: ChildOpener = ownChildren,
+): Promise<BlockNode> {
   switch (options.driver) {
     case 'file':
     case 'host_device':
@@ -13,5 +30,7 @@ export async function openBlockNode(options: BlockNodeOptions): Promise<BlockNod
       return openMemoryNode(options);
     case 'null-co':
       return openNullNode(options);
+    case 'raw':
+      return openRawNode(options, children);
   }
 }

@@ -1,7 +1,6 @@
 /** An export: one way out for a block node. Its type-specific options are its creator's business. */
 import { VduseError } from '../base/errors.js';
 import type { BlockNode } from '../block/node.js';
-import type { NamedThread } from '../device/queue-host.js';
 import type { DeviceStatistics } from '../device/statistics.js';
 
 export interface BlockExport {
@@ -20,6 +19,11 @@ export interface BlockExport {
   /** Tells the front-end that the node's size is another one. */
   resized(): void;
   /**
+   * Lets what is in flight end, runs `change` while nothing moves, and goes on with the engine that the node has
+   * then, also when the change fails. Absent: the export builds no engine.
+   */
+  drained?(change: () => Promise<void>): Promise<void>;
+  /**
    * Ends the export. Not hard: throws BUSY while a front-end uses it, as QEMU does. Hard: requests in
    * flight end, the front-end loses its device.
    */
@@ -31,10 +35,8 @@ export interface BlockExportOptions {
   readonly id: string;
   readonly node: BlockNode;
   readonly writable: boolean;
-  /** Threads for the queues, in turn; the default spreads queues over the process's pool. */
-  readonly threads?: readonly NamedThread[];
-  /** How long a queue's thread may look for requests before it sleeps, microseconds; 0: not at all. See BlkDeviceOptions. */
-  readonly pollUs?: number;
+  /** The thread of each queue, by thread name; the default spreads queues over the process's pool. */
+  readonly threads?: readonly string[];
 }
 
 export interface VduseBlkExportOptions extends BlockExportOptions {

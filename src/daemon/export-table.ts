@@ -1,10 +1,11 @@
 /** The exports of a daemon by id, from their creation to whatever ends them. */
 import { errorMessage, VduseError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
-import type { BlockNode } from '../block/node.js';
-import type { NamedThread } from '../device/queue-host.js';
 import { type BlockExport, createExport, type ExportCreators, type ExportRequest } from './block-export.js';
+import type { GraphNode, NodeLink, NodeUser } from './graph/graph-node.js';
+import { allPermissions, Permission, type Permissions } from './graph/permissions.js';
 import { identifierHint, isIdentifier } from './identifier.js';
+import { unnamedUser } from './node-table.js';
 
 export type ExportRemoveMode = 'safe' | 'hard';
 
@@ -26,8 +27,8 @@ interface ExportEntry {
 export class ExportTable {
   readonly #options: ExportTableOptions;
   readonly #entries = new Map<string, ExportEntry>();
-  /** Nodes of exports that could not be closed: something may still read and write them. */
-  readonly #heldNodes = new Set<BlockNode>();
+  /** The ends that are under way. */
+  readonly #closing = new Map<BlockExport, Promise<void>>();
 
   constructor(options: ExportTableOptions) {
     this.#options = options;
@@ -40,14 +41,6 @@ export class ExportTable {
 
   find(id: string): BlockExport | undefined {
     return this.#entries.get(id)?.blockExport;
-  }
-
-  exportsOf(node: BlockNode): BlockExport[] {
-    return this.exports.filter((blockExport) => blockExport.node === node);
-  }
-
-  usesNode(node: BlockNode): boolean {
-    return this.#heldNodes.has(node) || this.exportsOf(node).length > 0;
   }
 
   usesIothread(id: string): boolean {
@@ -64,56 +57,52 @@ export class ExportTable {
     }
   }
 
-  /** `named`: the threads of the request's iothreads. */
-  async add(
-    request: ExportRequest,
-    node: BlockNode,
-    named: readonly NamedThread[] = [],
-  ): Promise<BlockExport> {
+  async add(request: ExportRequest, node: GraphNode): Promise<BlockExport> {
     const { type, nodeName, writable = false, iothreads = [], ...rest } = request;
     if (writable && node.readOnly) {
       throw new VduseError('IMAGE_READ_ONLY', 'Cannot export read-only node as writable', {
         hint: `node '${nodeName}' is read-only: export it with writable=off`,
       });
     }
-    const writer = this.exportsOf(node).find((other) => other.writable);
-    if (writable && writer !== undefined) {
-      // Two front-ends that do not know of each other destroy what is on the disk.
-      throw new VduseError('BUSY', `node '${nodeName}' has a writable export already: '${writer.id}'`, {
-        hint: 'Export it with writable=off, or delete the other export first.',
-      });
+    const threads = iothreads.length === 0 ? {} : { threads: iothreads };
+    const user = new ExportUser(type, writable);
+    const link = node.attach(user);
+    try {
+      const options = { ...rest, node: link, writable, ...threads };
+      const blockExport = await createExport(this.#options.creators, type, options);
+      user.blockExport = blockExport;
+      const gone = blockExport.closed.then(() => this.#forget(blockExport, link));
+      this.#entries.set(request.id, { blockExport, iothreads, gone });
+      return blockExport;
+    } catch (error) {
+      await link.close();
+      throw error;
     }
-    const threads = named.length === 0 ? {} : { threads: named };
-    const blockExport = await createExport(this.#options.creators, type, {
-      ...rest,
-      node,
-      writable,
-      ...threads,
-    });
-    const gone = blockExport.closed.then(() => this.#forget(blockExport));
-    this.#entries.set(request.id, { blockExport, iothreads, gone });
-    return blockExport;
   }
 
   /** The export has ended; one that ended by itself, as a broken device does, is taken down here. */
-  async #forget(blockExport: BlockExport): Promise<void> {
-    if (!blockExport.shuttingDown) {
-      await this.#close(blockExport, { hard: true }).catch((error: unknown) => {
-        this.#options.logger.error(`export ${blockExport.id}: ${errorMessage(error)}`);
-      });
+  async #forget(blockExport: BlockExport, link: NodeLink): Promise<void> {
+    try {
+      await (this.#closing.get(blockExport) ?? this.#close(blockExport, { hard: true }));
+      await link.close();
+    } catch (error) {
+      // Something may still read and write the node: it stays in use.
+      this.#options.logger.error(`export ${blockExport.id}: ${errorMessage(error)}`);
     }
+    this.#closing.delete(blockExport);
     this.#entries.delete(blockExport.id);
     this.#options.onDeleted(blockExport.id);
   }
 
   async #close(blockExport: BlockExport, options: { hard: boolean }): Promise<void> {
+    const closing = blockExport.close(options);
+    this.#closing.set(blockExport, closing);
     try {
-      await blockExport.close(options);
-    } catch (error) {
-      if (blockExport.shuttingDown) {
-        this.#heldNodes.add(blockExport.node);
+      await closing;
+    } finally {
+      if (!blockExport.shuttingDown) {
+        this.#closing.delete(blockExport);
       }
-      throw error;
     }
   }
 
@@ -163,5 +152,33 @@ export class ExportTable {
       }),
     );
     return results.every((ended) => ended);
+  }
+}
+
+/** An export as the user of its node. Clients of NBD do not learn of a new size, so nobody may change it. */
+class ExportUser implements NodeUser {
+  readonly description = unnamedUser.description;
+  readonly role = unnamedUser.role;
+  /** Absent while it is being made. */
+  blockExport: BlockExport | undefined;
+  readonly #permissions: Permissions;
+
+  constructor(type: string, writable: boolean) {
+    this.#permissions = {
+      uses: Permission.CONSISTENT_READ | (writable ? Permission.WRITE : 0),
+      shares: type === 'nbd' ? allPermissions & ~Permission.RESIZE : allPermissions,
+    };
+  }
+
+  permissions(): Permissions {
+    return this.#permissions;
+  }
+
+  resized(): void {
+    this.blockExport?.resized();
+  }
+
+  drained(change: () => Promise<void>): Promise<void> {
+    return this.blockExport?.drained?.(change) ?? change();
   }
 }

@@ -52,6 +52,10 @@ class NbdBlockExport implements BlockExport {
   /** Clients go by the size that they saw when they connected; the next ones see the new one. */
   resized(): void {}
 
+  drained(change: () => Promise<void>): Promise<void> {
+    return this.#target.drained(change);
+  }
+
   close(options: { readonly hard: boolean }): Promise<void> {
     if (this.#closing !== undefined) {
       return this.#closing;

@@ -2,7 +2,7 @@
 import { fstatSync } from 'node:fs';
 import type { BlockNode } from '../block/node.js';
 import { formatJson, type JsonObject } from '../qmp/json-value.js';
-import type { NodeEntry } from './node-table.js';
+import type { GraphNode } from './graph/graph-node.js';
 
 /** stat(2) counts st_blocks in these, whatever the file system's block size. */
 const STAT_BLOCK_BYTES = 512;
@@ -10,15 +10,15 @@ const STAT_BLOCK_BYTES = 512;
 /** There is no I/O throttling; QMP clients expect its members all the same. */
 const noThrottling = { iops: 0, iops_rd: 0, iops_wr: 0, bps: 0, bps_rd: 0, bps_wr: 0 } as const;
 
-export function nodeInfo({ node, options }: NodeEntry): JsonObject {
-  const filename = node.filename ?? pseudoFilename(options);
+export function nodeInfo(node: GraphNode): JsonObject {
+  const filename = filenameOf(node);
   const image: JsonObject = {
     filename,
     format: node.driver,
     'virtual-size': node.size,
     'actual-size': allocatedBytes(node),
   };
-  if (node.driver !== 'null-co') {
+  if (leafOf(node).driver !== 'null-co') {
     image['dirty-flag'] = false;
   }
   return {
@@ -37,15 +37,33 @@ export function nodeInfo({ node, options }: NodeEntry): JsonObject {
 }
 
 function allocatedBytes(node: BlockNode): number {
-  return node.engine.kind === 'file' ? fstatSync(node.engine.fd).blocks * STAT_BLOCK_BYTES : 0;
+  const { engine } = leafOf(node);
+  return engine.kind === 'file' ? fstatSync(engine.fd).blocks * STAT_BLOCK_BYTES : 0;
+}
+
+function leafOf(node: BlockNode): BlockNode {
+  return node.child === undefined ? node : leafOf(node.child);
 }
 
 /** QEMU names a node that has no file by the options that would open it again. */
-function pseudoFilename(options: NodeEntry['options']): string {
-  const readZeroes = options.driver === 'null-co' ? options.readZeroes : undefined;
-  const size = options.driver === 'null-co' || options.driver === 'memory' ? options.size : undefined;
-  if (options.driver === 'null-co' && readZeroes === undefined && size === undefined) {
-    return 'null-co://';
+function filenameOf(node: GraphNode): string {
+  const { options } = node;
+  const isPlainNull =
+    options.driver === 'null-co' && options.readZeroes === undefined && options.size === undefined;
+  return node.filename ?? (isPlainNull ? 'null-co://' : `json:${formatJson(describe(node))}`);
+}
+
+function describe({ options, childNode }: GraphNode): JsonObject {
+  const file = childNode === undefined ? {} : { file: describe(childNode) };
+  switch (options.driver) {
+    case 'null-co':
+      return { driver: options.driver, size: options.size, 'read-zeroes': options.readZeroes };
+    case 'memory':
+      return { driver: options.driver, size: options.size };
+    case 'raw':
+      return { driver: options.driver, offset: options.offset, size: options.size, ...file };
+    case 'file':
+    case 'host_device':
+      return { driver: options.driver, filename: options.filename };
   }
-  return `json:${formatJson({ driver: options.driver, size, 'read-zeroes': readZeroes })}`;
 }

@@ -105,6 +105,11 @@ export class NodeNbdExport implements NbdExport {
     return extents.map((extent) => ({ length: extent.length, hole: extent.hole, zero: extent.hole }));
   }
 
+  /** See BlockExport. */
+  drained(change: () => Promise<void>): Promise<void> {
+    return this.#client.drained(change);
+  }
+
   /**
    * Gives the memory back when no request uses it any more. Throws TIMEOUT when one still may: then the memory
    * stays. No client is connected any more.

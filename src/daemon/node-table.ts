@@ -1,12 +1,11 @@
-/** The block nodes of a daemon by name, and what uses them. */
+/** The graph of block nodes of a daemon: nodes by name, their children, and what uses them. */
 import { VduseError } from '../base/errors.js';
-import type { BlockNode, BlockNodeOptions } from '../block/node.js';
+import type { BlockNode, BlockNodeOptions, ChildOpener, UnnamedNodeOptions } from '../block/node.js';
+import { GraphNode, type NodeUser } from './graph/graph-node.js';
+import { allPermissions, Permission } from './graph/permissions.js';
 import { identifierHint, isIdentifier } from './identifier.js';
 
-export interface NodeEntry {
-  readonly node: BlockNode;
-  readonly options: BlockNodeOptions;
-}
+export type NodeOpener = (options: BlockNodeOptions, children: ChildOpener) => Promise<BlockNode>;
 
 /** QEMU: the length of a node name with its terminator. */
 const NODE_NAME_BYTES = 32;
@@ -15,20 +14,107 @@ const NODE_NAME_BYTES = 32;
 const SECTOR_BYTES = 512;
 
 export class NodeTable {
-  readonly #open: (options: BlockNodeOptions) => Promise<BlockNode>;
-  readonly #entries = new Map<string, NodeEntry>();
+  readonly #open: NodeOpener;
+  readonly #nodes = new Map<string, GraphNode>();
+  #nextGenerated = 0;
 
-  constructor(open: (options: BlockNodeOptions) => Promise<BlockNode>) {
+  constructor(open: NodeOpener) {
     this.#open = open;
   }
 
   /** The newest first, as QEMU lists them. */
-  get entries(): NodeEntry[] {
-    return [...this.#entries.values()].reverse();
+  get entries(): GraphNode[] {
+    return [...this.#nodes.values()].reverse();
   }
 
-  async add(options: BlockNodeOptions): Promise<BlockNode> {
-    const { nodeName } = options;
+  /** A node that stays until it is deleted. */
+  async add(options: BlockNodeOptions): Promise<GraphNode> {
+    this.#checkName(options.nodeName);
+    return this.#openNode(options, false);
+  }
+
+  /** By the two names of QEMU's commands. There are no devices here, so `device` never finds anything. */
+  find(names: { device?: string | undefined; nodeName?: string | undefined }): GraphNode {
+    const { device = '', nodeName = '' } = names;
+    const node = device === '' ? this.#nodes.get(nodeName) : undefined;
+    if (node === undefined) {
+      throw new VduseError('NOT_FOUND', `Cannot find device='${device}' nor node-name='${nodeName}'`);
+    }
+    return node;
+  }
+
+  /** Closes a node that nothing uses. */
+  async delete(nodeName: string): Promise<void> {
+    const node = this.#known(nodeName);
+    const users = [...node.links].map((link) => link.user);
+    if (users.some(({ role }) => role === rootRole)) {
+      throw new VduseError('BUSY', `Node ${nodeName} is in use`);
+    }
+    if (node.isInline) {
+      throw new VduseError('BUSY', `Node ${nodeName} is not owned by the monitor`, {
+        hint: 'It was opened with the node above it, and goes with that one.',
+      });
+    }
+    if (users.length > 0) {
+      throw new VduseError('BUSY', `Block device ${nodeName} is in use`, {
+        hint: `It is used by ${users.map(({ description }) => description).join(', ')}.`,
+      });
+    }
+    await node.close();
+  }
+
+  async resize(node: GraphNode, size: number): Promise<void> {
+    if (size < 0) {
+      throw new VduseError('INVALID_ARGUMENT', "Parameter 'size' expects a >0 size");
+    }
+    if (isReadOnly(node)) {
+      throw new VduseError('IMAGE_READ_ONLY', 'Image is read-only');
+    }
+    const permissions = { uses: Permission.RESIZE, shares: allPermissions };
+    const link = node.attach({ ...unnamedUser, permissions: () => permissions, resized: () => undefined });
+    try {
+      await node.resize(Math.ceil(size / SECTOR_BYTES) * SECTOR_BYTES);
+    } finally {
+      await link.close();
+    }
+  }
+
+  /**
+   * Opens nodes again with other options, one after the other, while their users stand still. When one can't be,
+   * it and those behind it stay as they are.
+   */
+  async reopen(nodes: readonly BlockNodeOptions[]): Promise<void> {
+    for (const options of nodes) {
+      await this.#reopen(this.#known(options.nodeName), options);
+    }
+  }
+
+  async #reopen(node: GraphNode, options: BlockNodeOptions): Promise<void> {
+    const { nodeName, opened } = node;
+    if (options.driver !== node.options.driver) {
+      throw new VduseError('INVALID_ARGUMENT', "Cannot change the option 'driver'");
+    }
+    if (opened.reopen === undefined) {
+      throw new VduseError(
+        'NOT_SUPPORTED',
+        `Block format '${node.driver}' used by node '${nodeName}' does not support reopening files`,
+      );
+    }
+    if (options.readOnly === true && (node.permissions().uses & Permission.WRITE) !== 0) {
+      throw new VduseError('BUSY', `Read-only block node '${nodeName}' cannot support read-write users`, {
+        hint: 'Delete its writable exports first.',
+      });
+    }
+    if (node.isInterposed) {
+      throw new VduseError('BUSY', `Node ${nodeName} is in use by a job`);
+    }
+    await node.drained(async () => {
+      node.setOpened(await opened.reopen!(options, this.#childrenOf(node, options)), options);
+    });
+    node.resized();
+  }
+
+  #checkName(nodeName: string): void {
     if (!isIdentifier(nodeName)) {
       throw new VduseError('INVALID_ARGUMENT', `Invalid node-name: '${nodeName}'`, { hint: identifierHint });
     }
@@ -37,46 +123,117 @@ export class NodeTable {
         hint: `at most ${NODE_NAME_BYTES - 1} bytes`,
       });
     }
-    if (this.#entries.has(nodeName)) {
+    if (this.#nodes.has(nodeName)) {
       throw new VduseError('ALREADY_EXISTS', `Duplicate nodes with node-name='${nodeName}'`);
     }
-    const node = await this.#open(options);
-    this.#entries.set(nodeName, { node, options });
+  }
+
+  /** As an option of another node names it. */
+  #referred(name: string): GraphNode {
+    const node = this.#nodes.get(name);
+    if (node === undefined) {
+      throw new VduseError('NOT_FOUND', `Cannot find device='${name}' nor node-name='${name}'`);
+    }
     return node;
   }
 
-  /** By the two names of QEMU's commands. There are no devices here, so `device` never finds anything. */
-  find(names: { device?: string | undefined; nodeName?: string | undefined }): BlockNode {
-    const { device = '', nodeName = '' } = names;
-    const entry = device === '' ? this.#entries.get(nodeName) : undefined;
-    if (entry === undefined) {
-      throw new VduseError('NOT_FOUND', `Cannot find device='${device}' nor node-name='${nodeName}'`);
-    }
-    return entry.node;
-  }
-
-  /** Closes a node; `inUse` tells whether something still serves from it. */
-  async delete(nodeName: string, inUse: (node: BlockNode) => boolean): Promise<void> {
-    const entry = this.#entries.get(nodeName);
-    if (entry === undefined) {
+  #known(nodeName: string): GraphNode {
+    const node = this.#nodes.get(nodeName);
+    if (node === undefined) {
       throw new VduseError('NOT_FOUND', `Failed to find node with node-name='${nodeName}'`);
     }
-    if (inUse(entry.node)) {
-      throw new VduseError('BUSY', `Node ${nodeName} is in use`);
-    }
-    this.#entries.delete(nodeName);
-    await entry.node.close();
+    return node;
   }
 
-  /** Returns the size that the node has now. */
-  async resize(node: BlockNode, size: number): Promise<number> {
-    if (size < 0) {
-      throw new VduseError('INVALID_ARGUMENT', "Parameter 'size' expects a >0 size");
-    }
-    if (node.readOnly) {
-      throw new VduseError('IMAGE_READ_ONLY', 'Image is read-only');
-    }
-    await node.resize(Math.ceil(size / SECTOR_BYTES) * SECTOR_BYTES);
-    return node.size;
+  async #openNode(options: BlockNodeOptions, isInline: boolean): Promise<GraphNode> {
+    const onClosed = (closed: GraphNode) => this.#nodes.delete(closed.nodeName);
+    const node = new GraphNode({ options, isInline, onClosed });
+    node.setOpened(await this.#open(options, this.#childrenOf(node, options)), options);
+    this.#nodes.set(options.nodeName, node);
+    return node;
   }
+
+  /** Opens children for a node, which may be under way itself. */
+  #childrenOf(parent: GraphNode, options: BlockNodeOptions): ChildOpener {
+    return {
+      open: async (role, reference) => {
+        const child =
+          typeof reference === 'string'
+            ? this.#referred(reference)
+            : await this.#openInline(parent, options, reference);
+        try {
+          return child.attach(parentUser(parent, role));
+        } catch (error) {
+          await child.closeIfUnused();
+          throw error;
+        }
+      },
+    };
+  }
+
+  /** Opens a child by its own options; a parent that is opened again keeps the one that it has. */
+  async #openInline(
+    parent: GraphNode,
+    parentOptions: BlockNodeOptions,
+    written: UnnamedNodeOptions,
+  ): Promise<GraphNode> {
+    const { childNode } = parent;
+    const nodeName = written.nodeName ?? childNode?.nodeName;
+    if (childNode?.isInline === true && childNode.nodeName === nodeName) {
+      await this.#reopen(childNode, inheritOptions(written, parentOptions, nodeName));
+      return childNode;
+    }
+    if (written.nodeName !== undefined) {
+      this.#checkName(written.nodeName);
+    }
+    const name = written.nodeName ?? this.#generateName();
+    return this.#openNode(inheritOptions(written, parentOptions, name), true);
+  }
+
+  /** As QEMU does: a number that counts, and digits that keep people from relying on it. */
+  #generateName(): string {
+    const random = Math.floor(Math.random() * 100);
+    return `#block${this.#nextGenerated++}${String(random).padStart(2, '0')}`;
+  }
+}
+
+/** Of a node itself, or of one below. */
+function isReadOnly(node: BlockNode): boolean {
+  return node.readOnly || (node.child !== undefined && isReadOnly(node.child));
+}
+
+/** What exports, jobs and commands call their node. */
+export const rootRole = 'root';
+
+/** QEMU's words for a user that is neither a node nor a job. */
+export const unnamedUser = { description: 'an unnamed block device', role: rootRole } as const;
+
+/** A node as the user of its child: it does what its own users do. */
+function parentUser(parent: GraphNode, role: string): NodeUser {
+  return {
+    description: `node '${parent.nodeName}'`,
+    role,
+    permissions: () => {
+      const { uses, shares } = parent.permissions();
+      return { uses, shares: parent.pinsChildSize ? shares & ~Permission.RESIZE : shares };
+    },
+    resized: () => parent.resized(),
+    drained: (change) => parent.drained(change),
+  };
+}
+
+/** As in QEMU: access and cache mode come from above; a child leaves discards to its parent's decision. */
+function inheritOptions(
+  written: UnnamedNodeOptions,
+  parent: BlockNodeOptions,
+  nodeName: string,
+): BlockNodeOptions {
+  const readOnly = written.readOnly ?? parent.readOnly;
+  return {
+    discard: 'unmap',
+    ...written,
+    nodeName,
+    ...(readOnly === undefined ? {} : { readOnly }),
+    cache: { ...parent.cache, ...written.cache },
+  } as BlockNodeOptions;
 }

@@ -9,9 +9,10 @@ import type { BlockNode, BlockNodeOptions } from '../block/node.js';
 import type { BlockExport, ExportCreators, ExportRequest } from './block-export.js';
 import { createCommands } from './commands/commands.js';
 import { type ExportRemoveMode, ExportTable } from './export-table.js';
+import type { GraphNode } from './graph/graph-node.js';
 import { MonitorTable } from './monitor-table.js';
 import { NbdService } from './nbd-service.js';
-import { type NodeEntry, NodeTable } from './node-table.js';
+import { type NodeOpener, NodeTable } from './node-table.js';
 import { ObjectTable } from './object-table.js';
 import type { ChardevRequest, MonitorRequest } from './options/chardev-options.js';
 import type { NbdServerRequest } from './options/nbd-options.js';
@@ -21,7 +22,7 @@ import { SerialQueue } from './serial-queue.js';
 import { qmpVersion } from './version.js';
 
 export interface StorageDaemonOptions {
-  readonly openBlockNode: (options: BlockNodeOptions) => Promise<BlockNode>;
+  readonly openBlockNode: NodeOpener;
   readonly exportCreators: ExportCreators;
   readonly logger?: Logger;
 }
@@ -72,9 +73,9 @@ export class StorageDaemon {
     return this.#operate(() => this.#nodes.add(options));
   }
 
-  /** Throws BUSY while an export serves the node. */
+  /** Throws BUSY while an export, a job or another node uses the node. */
   deleteNode(nodeName: string): Promise<void> {
-    return this.#operate(() => this.#nodes.delete(nodeName, (node) => this.#exports.usesNode(node)));
+    return this.#operate(() => this.#nodes.delete(nodeName));
   }
 
   /** Changes a node's size in bytes, rounded up to a whole sector, and tells the front-ends. */
@@ -83,16 +84,16 @@ export class StorageDaemon {
     nodeName?: string | undefined;
     size: number;
   }): Promise<void> {
-    return this.#operate(async () => {
-      const node = this.#nodes.find(names);
-      await this.#nodes.resize(node, names.size);
-      for (const blockExport of this.#exports.exportsOf(node)) {
-        blockExport.resized();
-      }
-    });
+    return this.#operate(async () => this.#nodes.resize(this.#nodes.find(names), names.size));
   }
 
-  get nodes(): readonly NodeEntry[] {
+  /** Opens nodes again with other options, while their users stand still: each stays what and where it is. */
+  reopenNodes(nodes: readonly BlockNodeOptions[]): Promise<void> {
+    return this.#operate(() => this.#nodes.reopen(nodes));
+  }
+
+  /** The newest first, those of inline definitions among them. */
+  get nodes(): readonly GraphNode[] {
     return this.#nodes.entries;
   }
 
@@ -100,8 +101,8 @@ export class StorageDaemon {
     return this.#operate(async () => {
       this.#exports.checkId(request.id);
       const node = this.#nodes.find({ nodeName: request.nodeName });
-      const threads = this.#objects.threads(request.iothreads ?? []);
-      const blockExport = await this.#exports.add(request, node, threads);
+      this.#objects.checkIothreads(request.iothreads ?? []);
+      const blockExport = await this.#exports.add(request, node);
       this.#logger.info(
         `export ${request.id}: node ${request.nodeName} as ${blockExport.description}, ${blockExport.writable ? 'writable' : 'read-only'}`,
       );
@@ -206,16 +207,19 @@ export class StorageDaemon {
     if (this.#nbd.isRunning) {
       await this.#nbd.stop();
     }
-    for (const { node } of this.nodes) {
-      await this.#closeNode(node);
+    for (const node of this.nodes) {
+      // Inline nodes go with those that they were opened for.
+      if (!node.isInline) {
+        await this.#closeNode(node);
+      }
     }
     await this.#monitors.close();
     this.#pidFile?.remove();
   }
 
-  async #closeNode(node: BlockNode): Promise<void> {
+  async #closeNode(node: GraphNode): Promise<void> {
     try {
-      await this.#nodes.delete(node.nodeName, () => this.#exports.usesNode(node));
+      await this.#nodes.delete(node.nodeName);
     } catch (error) {
       // An export that did not end may still read and write: its node stays open as long as the process lives.
       this.#endedCleanly = false;

@@ -102,6 +102,10 @@ class VduseBlkExportImplementation implements VduseBlkExport {
     this.#device.resized();
   }
 
+  drained(change: () => Promise<void>): Promise<void> {
+    return this.#device.drained(change);
+  }
+
   async attach(binding: 'virtio' | 'vhost'): Promise<void> {
     const attached = await attachDevice(this.#transport, binding);
     if (attached.blockDevice === undefined && attached.vhostDevice === undefined) {
@@ -197,7 +201,7 @@ export async function createVduseBlkExport(
       hint: 'Open the node writable, or export it with writable=off.',
     });
   }
-  const { node, writable, queueCount, queueSize, logicalBlockSize, serial, threads, pollUs } = options;
+  const { node, writable, queueCount, queueSize, logicalBlockSize, serial, threads } = options;
   const device = await BlkDevice.create({
     node,
     hosts: context.hosts,
@@ -209,7 +213,6 @@ export async function createVduseBlkExport(
     ...(queueSize === undefined ? {} : { queueSize }),
     ...(logicalBlockSize === undefined ? {} : { logicalBlockSize }),
     ...(threads === undefined ? {} : { threads }),
-    ...(pollUs === undefined ? {} : { pollUs }),
   });
   const transport = await createTransport(options, device, context);
   const created = new VduseBlkExportImplementation(options, { device, transport, logger: context.logger });

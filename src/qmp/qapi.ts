@@ -178,6 +178,27 @@ export function variants<const T extends readonly [StructOf, ...StructOf[]]>(
   }) as unknown as z.ZodType<z.output<T[number]>>;
 }
 
+/** QAPI's alternate of a name and what the name would stand for; `type` is the alternate's own name. */
+export function nameOr<T>(type: string, inner: () => z.ZodType<T>): z.ZodType<string | T> {
+  return z.unknown().transform((input, context): string | T => {
+    if (typeof input === 'string') {
+      return input;
+    }
+    if (!isObject(input)) {
+      context.issues.push({ code: 'custom', message: expected(type)({ input }), input });
+      return z.NEVER;
+    }
+    const result = inner().safeParse(input);
+    if (result.success) {
+      return result.data;
+    }
+    for (const issue of result.error.issues) {
+      context.issues.push({ ...issue, input } as z.core.$ZodRawIssue);
+    }
+    return z.NEVER;
+  });
+}
+
 type StructOf = z.ZodObject<z.ZodRawShape, z.core.$strict>;
 
 function isObject(value: unknown): value is Record<string, unknown> {

@@ -5,9 +5,7 @@ import type { MemoryUpdate, QueueSpec, QueueStop } from '../device/queue-host.js
 export interface ThreadSetup {
   /** An eventfd: the main thread signals it after each command. */
   readonly wakeFd: number;
-  /** Overrides what the queues ask for. */
-  readonly pollUs?: number;
-  readonly cpus?: readonly number[];
+  readonly pollUs: number;
 }
 
 export type ThreadCommand =

@@ -107,12 +107,17 @@ export class QueueRunner {
       return;
     }
     const now = performance.now();
-    this.#stops++;
+    const { stop: earlier } = running;
+    this.#stops += earlier === undefined ? 1 : 0;
+    // Asked for twice, by a change of what is below the device and by its reset, the more impatient one counts.
     running.stop = {
-      cancelAtMs: now + timeoutMs * patience,
-      deadlineMs: now + timeoutMs,
-      cancelled: false,
-      settle,
+      cancelAtMs: Math.min(now + timeoutMs * patience, earlier?.cancelAtMs ?? Number.POSITIVE_INFINITY),
+      deadlineMs: Math.min(now + timeoutMs, earlier?.deadlineMs ?? Number.POSITIVE_INFINITY),
+      cancelled: earlier?.cancelled ?? false,
+      settle: (result) => {
+        earlier?.settle(result);
+        settle(result);
+      },
     };
     running.queue.stop();
   }

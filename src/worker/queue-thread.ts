@@ -1,14 +1,7 @@
 /** A queue thread as the main thread sees it. */
 import { Worker } from 'node:worker_threads';
 import { type ErrorCode, errorMessage, VduseError } from '../base/errors.js';
-import type {
-  MemoryUpdate,
-  NamedThread,
-  QueueHost,
-  QueueListener,
-  QueueSpec,
-  QueueStop,
-} from '../device/queue-host.js';
+import type { MemoryUpdate, QueueHost, QueueListener, QueueSpec, QueueStop } from '../device/queue-host.js';
 import { QueueField, SharedDeviceState } from '../device/statistics.js';
 import { closeFd, createEventFd, signalEventFd } from '../native/fd.js';
 import type { ThreadCommand, ThreadReport, ThreadSetup } from './messages.js';
@@ -24,7 +17,9 @@ const startTimeoutMsDefault = 5000;
 /** How much longer than its own time a stop may take to be answered. */
 const stopGrace = 0.25;
 
-export interface QueueThreadOptions extends NamedThread {
+export interface QueueThreadOptions {
+  readonly name: string;
+  readonly pollUs: number;
   readonly startTimeoutMs?: number;
 }
 
@@ -48,7 +43,7 @@ export class QueueThread implements QueueHost {
     this.#wakeFd = createEventFd();
     this.#worker = new Worker(new URL('./queue-thread-main.js', import.meta.url), {
       name: options.name,
-      workerData: { ...options, wakeFd: this.#wakeFd } satisfies ThreadSetup,
+      workerData: { wakeFd: this.#wakeFd, pollUs: options.pollUs } satisfies ThreadSetup,
     });
     this.ended = new Promise((resolve) => {
       this.#resolveEnded = resolve;

@@ -148,9 +148,10 @@ describe('QMP commands of the daemon', () => {
       writethrough: false,
       'fixed-iothread': true,
     });
-    assert.deepEqual(fakes.exports[0].options, {
+    const { node, ...options } = fakes.exports[0].options;
+    assert.equal(node.nodeName, 'n');
+    assert.deepEqual(options, {
       id: 'e',
-      node: fakes.nodes[0],
       name: 'disk',
       writable: true,
       queueCount: 4,
@@ -158,7 +159,7 @@ describe('QMP commands of the daemon', () => {
       logicalBlockSize: 4096,
       serial: 'S1',
       attach: 'vhost',
-      threads: [{ name: 'io0' }],
+      threads: ['io0'],
     });
     assert.deepEqual(await succeed('query-block-exports'), [
       { id: 'e', type: 'vduse-blk', 'node-name': 'n', 'shutting-down': false },

@@ -41,6 +41,55 @@ function comparable(line: string): unknown {
   return message?.return?.qemu === undefined ? message : { ...message, return: 'a version' };
 }
 
+/** Nodes over nodes: what may be opened, resized, deleted and opened again. */
+function graphScript(add: (options: object) => string, filename: string): string[] {
+  const command = (execute: string, args: object) => JSON.stringify({ execute, arguments: args });
+  const raw = (name: string, more: object) => add({ driver: 'raw', 'node-name': name, file: 'd0', ...more });
+  const resize = (name: string, size: number) => command('block_resize', { 'node-name': name, size });
+  const remove = (name: string) => command('blockdev-del', { 'node-name': name });
+  const reopen = (...options: object[]) => command('blockdev-reopen', { options });
+  const part = 1 << 20;
+  return [
+    raw('r0', { offset: part, size: part }),
+    raw('r1', {}),
+    raw('rx', { file: 'nope' }),
+    raw('rx', { file: 5 }),
+    raw('rx', { file: {} }),
+    raw('rx', { file: { driver: 'null-co', foo: 1 } }),
+    raw('rx', { file: { driver: 'null-co', 'node-name': 'r1' } }),
+    raw('rx', { offset: 30 * part }),
+    raw('rx', { offset: 0, size: 30 * part }),
+    raw('rx', { size: 1000 }),
+    raw('r1', {}),
+    raw('r2', { file: { driver: 'null-co', 'node-name': 'inner', size: 2 * part }, 'read-only': true }),
+    remove('d0'),
+    remove('inner'),
+    command('query-named-block-nodes', { flat: true }),
+    resize('d0', 40 * part),
+    resize('r0', 2 * part),
+    remove('r0'),
+    resize('r1', 40 * part),
+    command('query-named-block-nodes', { flat: true }),
+    reopen({ driver: 'raw', 'node-name': 'r1', file: 'd0', offset: part }),
+    resize('r1', 20 * part),
+    reopen({ driver: 'raw', 'node-name': 'r1', file: 'd0', offset: 50 * part }),
+    reopen({ driver: 'raw', 'node-name': 'r1', file: 'n0', offset: 0 }),
+    remove('n0'),
+    reopen({ driver: 'raw', 'node-name': 'r1', file: 'd0' }),
+    reopen({ driver: 'file', 'node-name': 'zz', filename }),
+    reopen({ driver: 'file', filename }),
+    reopen({ driver: 'file', 'node-name': 'd0', filename: `${filename}x` }),
+    reopen({ driver: 'file', 'node-name': 'd0', filename, locking: 'off' }),
+    reopen({ driver: 'file', 'node-name': 'd0', filename, 'read-only': true }),
+    command('query-named-block-nodes', { flat: true }),
+    resize('r1', 10 * part),
+    reopen({ driver: 'file', 'node-name': 'd0', filename, 'read-only': false }),
+    resize('r1', 20 * part),
+    remove('r2'),
+    remove('r1'),
+  ];
+}
+
 describe('beside qemu-storage-daemon', { skip }, () => {
   let directory: string;
   let theirs: ChildProcess;
@@ -181,6 +230,7 @@ describe('beside qemu-storage-daemon', { skip }, () => {
       ].map((more) =>
         command('block-export-add', { type: 'vduse-blk', id: 'v', 'node-name': 'n0', ...more }),
       ),
+      ...graphScript(add, filename),
       command('blockdev-del', { 'node-name': 'd0' }),
       command('blockdev-del', { 'node-name': 'n0' }),
       command('blockdev-del', { 'node-name': 'n1' }),

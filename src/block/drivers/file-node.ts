@@ -6,8 +6,15 @@ import { blockDeviceGeometry, closeFd, directIoAlignment, OpenFlag, openFile } f
 import { systemCallError } from '../../native/ffi.js';
 import { createMemoryFile } from '../../native/memory.js';
 import type { FileEngineSpec } from '../engine.js';
-import type { BlockFeatures, BlockLimits, BlockNode, FileNodeOptions, MemoryNodeOptions } from '../node.js';
-import { lockImage } from './image-lock.js';
+import type {
+  BlockFeatures,
+  BlockLimits,
+  BlockNode,
+  BlockNodeOptions,
+  FileNodeOptions,
+  MemoryNodeOptions,
+} from '../node.js';
+import { lockImage, unlockImage } from './image-lock.js';
 
 /** Virtio 5.2.4: capacities are counted in sectors of 512 bytes, whatever the block size. */
 const sectorBytes = 512;
@@ -180,6 +187,7 @@ class FileNode implements BlockNode {
   readonly features: BlockFeatures;
   readonly limits: BlockLimits;
   readonly engine: FileEngineSpec;
+  readonly #options: FileNodeOptions | MemoryNodeOptions;
   readonly #isBlockDevice: boolean;
   #size: number;
   #closed = false;
@@ -212,6 +220,7 @@ class FileNode implements BlockNode {
       ignoreDiscard: !unmap,
       forceAsync: options.driver !== 'memory' && options.aio === 'threads',
     };
+    this.#options = options;
     this.#isBlockDevice = file.stats.isBlockDevice();
     this.#size = known.size;
   }
@@ -246,6 +255,32 @@ class FileNode implements BlockNode {
     this.#size = size;
   }
 
+  /** Access, cache mode and the like may change, the image may not. Throws what opening throws. */
+  async reopen(options: BlockNodeOptions): Promise<BlockNode> {
+    const old = this.#options;
+    if (old.driver === 'memory' || options.driver !== old.driver) {
+      throw new VduseError('NOT_SUPPORTED', `Block format '${this.driver}' does not support reopening files`);
+    }
+    checkUnchanged('filename', old.filename, options.filename);
+    checkUnchanged('locking', old.locking, options.locking);
+    checkOptions(options);
+    const { fd } = this.engine;
+    const request = { filename: old.filename, mode: old.locking ?? 'auto' };
+    const file = openWithFallback(options);
+    try {
+      const node = new FileNode(options, file);
+      // The locks of the old descriptor would be in the new one's way.
+      unlockImage(fd);
+      lockImage({ ...request, fd: file.fd, writable: !file.readOnly });
+      await this.close();
+      return node;
+    } catch (error) {
+      closeFd(file.fd);
+      lockImage({ ...request, fd, writable: !this.readOnly });
+      throw error;
+    }
+  }
+
   async close(): Promise<void> {
     if (!this.#closed) {
       this.#closed = true;
@@ -254,8 +289,13 @@ class FileNode implements BlockNode {
   }
 }
 
-/** Opens and locks an image. Throws NOT_FOUND, PERMISSION_DENIED, IMAGE_INVALID or IMAGE_LOCKED. */
-export function openFileNode(options: FileNodeOptions): BlockNode {
+function checkUnchanged(name: string, old: string | undefined, now: string | undefined): void {
+  if (old !== now) {
+    throw new VduseError('INVALID_ARGUMENT', `Cannot change the option '${name}'`);
+  }
+}
+
+function checkOptions(options: FileNodeOptions): void {
   if (options.aio === 'native' && options.cache?.direct !== true) {
     throw new VduseError(
       'INVALID_ARGUMENT',
@@ -268,6 +308,11 @@ export function openFileNode(options: FileNodeOptions): BlockNode {
       'setting detect-zeroes to unmap is not allowed without setting discard operation to unmap',
     );
   }
+}
+
+/** Opens and locks an image. Throws NOT_FOUND, PERMISSION_DENIED, IMAGE_INVALID or IMAGE_LOCKED. */
+export function openFileNode(options: FileNodeOptions): BlockNode {
+  checkOptions(options);
   const file = openWithFallback(options);
   try {
     checkType(options, file.stats);

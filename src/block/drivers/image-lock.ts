@@ -72,6 +72,11 @@ export function lockImage(request: ImageLockRequest): void {
   }
 }
 
+/** Drops the locks of a descriptor that is to be closed, so that another one of ours can have them. */
+export function unlockImage(fd: number): void {
+  setOfdLock(fd, 'none', { start: permissionBase, length: 2 * (unsharedBase - permissionBase) });
+}
+
 /** A shared lock of somebody else is what stands in an exclusive one's way; our own never does. */
 function testLock(request: ImageLockRequest, base: number, permission: PermissionName): void {
   if (testOfdLock(request.fd, { start: base + Permission[permission], length: 1 }) === 1) {

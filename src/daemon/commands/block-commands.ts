@@ -1,8 +1,9 @@
 /** Commands about block nodes (QEMU: qapi/block-core.json). */
+import { z } from 'zod';
 import type { QmpCommandTable } from '../../qmp/command-table.js';
 import { jsonScalars as s, struct } from '../../qmp/qapi.js';
 import { nodeInfo } from '../node-info.js';
-import { blockdevOptions, toBlockNodeOptions } from '../options/blockdev-options.js';
+import { blockdevOptions, toBlockNodeOptions, toReopenOptions } from '../options/blockdev-options.js';
 import type { StorageDaemon } from '../storage-daemon.js';
 
 export function addBlockCommands(commands: QmpCommandTable, daemon: StorageDaemon): void {
@@ -11,6 +12,9 @@ export function addBlockCommands(commands: QmpCommandTable, daemon: StorageDaemo
   });
   commands.addAction('blockdev-del', struct({ 'node-name': s.str }), (options) =>
     daemon.deleteNode(options['node-name']),
+  );
+  commands.addAction('blockdev-reopen', struct({ options: z.array(blockdevOptions.json) }), ({ options }) =>
+    daemon.reopenNodes(options.map(toReopenOptions)),
   );
   // There are no backing files: the flat list and the full one are the same.
   commands.addQuery('query-named-block-nodes', struct({ flat: s.bool.optional() }), () =>

@@ -12,7 +12,7 @@ export function addNbdCommands(commands: QmpCommandTable, daemon: StorageDaemon)
   commands.addAction('nbd-server-stop', struct({}), () => daemon.stopNbdServer());
   commands.addAction('nbd-server-add', nbdServerAddArguments, async (options) => {
     const { device, name = device, writable = false, description, bitmap } = options;
-    const node = daemon.nodes.find((entry) => entry.node.nodeName === device)?.node;
+    const node = daemon.nodes.find(({ nodeName }) => nodeName === device);
     if (node === undefined) {
       throw new VduseError('NOT_FOUND', `Cannot find device='${device}' nor node-name='${device}'`);
     }

@@ -1,8 +1,18 @@
 /** Block nodes as --blockdev and blockdev-add write them (QEMU: qapi/block-core.json, BlockdevOptions). */
 import { z } from 'zod';
 import { VduseError } from '../../base/errors.js';
-import type { BlockNodeOptions } from '../../block/node.js';
-import { choice, compact, declare, type Scalars, struct, variants } from '../../qmp/qapi.js';
+import type { BlockNodeOptions, NodeReference, UnnamedNodeOptions } from '../../block/node.js';
+import {
+  choice,
+  compact,
+  type Declaration,
+  declare,
+  jsonScalars,
+  nameOr,
+  type Scalars,
+  struct,
+  variants,
+} from '../../qmp/qapi.js';
 
 const common = (s: Scalars) => ({
   'node-name': s.str.optional(),
@@ -13,8 +23,8 @@ const common = (s: Scalars) => ({
   cache: struct({ direct: s.bool.optional(), 'no-flush': s.bool.optional() }).optional(),
 });
 
-export const blockdevOptions = declare((s) =>
-  variants('driver', [
+const leaves = (s: Scalars) =>
+  [
     struct({
       driver: z.literal(['file', 'host_device']),
       ...common(s),
@@ -29,10 +39,42 @@ export const blockdevOptions = declare((s) =>
       'read-zeroes': s.bool.optional(),
     }),
     struct({ driver: z.literal('memory'), ...common(s), size: s.size }),
-  ]),
-);
+  ] as const;
 
-type BlockdevOptions = z.output<typeof blockdevOptions.json>;
+/** Nodes that work on another node. Their types are written out, for a type can't follow from itself. */
+const filters = (s: Scalars) => {
+  const child = nameOr<BlockdevOptions>('BlockdevRef', () =>
+    s === jsonScalars ? blockdevOptions.json : blockdevOptions.keyval,
+  );
+  return [
+    struct({
+      driver: z.literal('raw'),
+      ...common(s),
+      offset: s.size.optional(),
+      size: s.size.optional(),
+      file: child,
+    }),
+  ] as const;
+};
+
+type CommonOptions = z.output<z.ZodObject<ReturnType<typeof common>>>;
+type LeafOptions = z.output<ReturnType<typeof leaves>[number]>;
+
+/** The name of a node, or the options of one. */
+type BlockdevRef = string | BlockdevOptions;
+
+interface RawOptions extends CommonOptions {
+  readonly driver: 'raw';
+  readonly offset?: number | undefined;
+  readonly size?: number | undefined;
+  readonly file: BlockdevRef;
+}
+
+export type BlockdevOptions = LeafOptions | RawOptions;
+
+export const blockdevOptions: Declaration<BlockdevOptions> = declare(
+  (s): z.ZodType<BlockdevOptions> => variants('driver', [...leaves(s), ...filters(s)]),
+);
 
 /** Throws INVALID_ARGUMENT on options that do not go together. */
 export function toBlockNodeOptions(options: BlockdevOptions): BlockNodeOptions {
@@ -40,6 +82,26 @@ export function toBlockNodeOptions(options: BlockdevOptions): BlockNodeOptions {
   if (nodeName === undefined) {
     throw new VduseError('INVALID_ARGUMENT', "'node-name' must be specified for the root node");
   }
+  return { ...toUnnamedOptions(options), nodeName };
+}
+
+/** The options of a node that is there. Throws INVALID_ARGUMENT. */
+export function toReopenOptions(options: BlockdevOptions): BlockNodeOptions {
+  if (options['node-name'] === undefined) {
+    throw new VduseError('INVALID_ARGUMENT', 'node-name not specified');
+  }
+  return toBlockNodeOptions(options);
+}
+
+function toReference(reference: BlockdevRef): NodeReference {
+  if (typeof reference === 'string') {
+    return reference;
+  }
+  const nodeName = reference['node-name'];
+  return { ...toUnnamedOptions(reference), ...(nodeName === undefined ? {} : { nodeName }) };
+}
+
+function toCommonOptions(options: BlockdevOptions) {
   if (options['detect-zeroes'] === 'unmap' && options.discard !== 'unmap') {
     throw new VduseError(
       'INVALID_ARGUMENT',
@@ -47,18 +109,19 @@ export function toBlockNodeOptions(options: BlockdevOptions): BlockNodeOptions {
       { hint: 'add discard=unmap' },
     );
   }
-  const common = {
-    nodeName,
-    ...compact({
-      readOnly: options['read-only'],
-      discard: options.discard,
-      detectZeroes: options['detect-zeroes'],
-      cache:
-        options.cache === undefined
-          ? undefined
-          : compact({ direct: options.cache.direct, noFlush: options.cache['no-flush'] }),
-    }),
-  };
+  return compact({
+    readOnly: options['read-only'],
+    discard: options.discard,
+    detectZeroes: options['detect-zeroes'],
+    cache:
+      options.cache === undefined
+        ? undefined
+        : compact({ direct: options.cache.direct, noFlush: options.cache['no-flush'] }),
+  });
+}
+
+function toUnnamedOptions(options: BlockdevOptions): UnnamedNodeOptions {
+  const common = toCommonOptions(options);
   switch (options.driver) {
     case 'file':
     case 'host_device':
@@ -72,7 +135,7 @@ export function toBlockNodeOptions(options: BlockdevOptions): BlockNodeOptions {
           locking: options.locking,
         }),
       };
-    // Neither of the others can be refused for writing, so auto-read-only changes nothing there.
+    // None of the others can be refused for writing, so auto-read-only changes nothing there.
     case 'null-co':
       return {
         ...common,
@@ -81,5 +144,12 @@ export function toBlockNodeOptions(options: BlockdevOptions): BlockNodeOptions {
       };
     case 'memory':
       return { ...common, driver: options.driver, size: options.size };
+    case 'raw':
+      return {
+        ...common,
+        driver: options.driver,
+        file: toReference(options.file),
+        ...compact({ offset: options.offset, size: options.size }),
+      };
   }
 }

@@ -2,11 +2,12 @@
 import { VduseError } from '../../base/errors.js';
 import { limits } from '../../base/limits.js';
 import type { Logger } from '../../base/log.js';
+import { needsMainThread } from '../../block/engine.js';
 import type { BlockNode } from '../../block/node.js';
 import type { MemoryRegion } from '../../memory/guest-memory.js';
 import { describeErrno } from '../../native/errno.js';
 import { checkInteger, checkPowerOfTwo } from '../check-number.js';
-import type { NamedThread, QueueHost, QueueHosts, QueueListener } from '../queue-host.js';
+import type { QueueHost, QueueHosts, QueueListener } from '../queue-host.js';
 import { nextQueueId } from '../queue-id.js';
 import { type DeviceStatistics, QueueField, SharedDeviceState } from '../statistics.js';
 import {
@@ -39,8 +40,8 @@ export interface BlkDeviceOptions {
    * When absent, 50 where requests can end while the thread submits them, 0 for O_DIRECT (docs/performance.md).
    */
   readonly pollUs?: number;
-  /** Threads for the queues, in turn; the process's pool when absent. */
-  readonly threads?: readonly NamedThread[];
+  /** Names of queue threads, used cyclically; the process's pool when absent. */
+  readonly threads?: readonly string[];
 }
 
 const defaultQueueSize = 256;
@@ -48,6 +49,8 @@ const defaultPollUs = 50;
 /** The longest segment that is asked for: the kernel's largest request is far smaller. */
 const segmentBytesMax = 4 << 20;
 const rangeBytesMax = 1 << 30;
+/** Who changes what is below a device waits this long for requests in flight; half of it before they are cancelled. */
+const drainTimeoutMs = 3_600_000;
 /** No vendor of the PCI registry: VDUSE and vhost-user devices have none. */
 const vendorId = 0;
 
@@ -64,24 +67,31 @@ export class BlkDevice implements VirtioDevice {
   readonly #node: BlockNode;
   readonly #logger: Logger;
   readonly #shared: SharedDeviceState;
-  readonly #hosts: readonly QueueHost[];
+  readonly #hosts: QueueHosts;
+  readonly #threadNames: readonly string[] | undefined;
+  /** The queue threads, once they were needed. */
+  #threads: readonly QueueHost[] | undefined;
   readonly #running = new Map<number, { id: number; host: QueueHost }>();
   /** Queues, by id, that told of missing memory and have no answer yet. */
   readonly #missing = new Set<number>();
   #listener: DeviceListener | undefined;
+  /** What the queues run with; undefined while the driver has not started the device. */
+  #activation: Activation | undefined;
+  /** Settles when the changes under way (see `drained`) are over. */
+  #changes: Promise<void> = Promise.resolve();
+  /** Where the queues stopped for a change. */
+  #stoppedAt: ReadonlyMap<number, number> = new Map();
 
   /** Makes the device; its queues start with `activate`. Throws INVALID_ARGUMENT for options out of range. */
   static async create(options: BlkDeviceOptions): Promise<BlkDevice> {
     const queueCount = options.queueCount ?? 1;
     checkInteger('number of queues', queueCount, { min: 1, max: limits.queueCountMax });
-    const local = options.node.engine.kind === 'local';
-    const hosts = local
-      ? new Array<QueueHost>(queueCount).fill(options.hosts.local())
-      : await options.hosts.assign(queueCount, options.threads);
-    return new BlkDevice(options, queueCount, hosts);
+    const device = new BlkDevice(options, queueCount);
+    await device.#chooseHosts();
+    return device;
   }
 
-  private constructor(options: BlkDeviceOptions, queueCount: number, hosts: readonly QueueHost[]) {
+  private constructor(options: BlkDeviceOptions, queueCount: number) {
     const { node } = options;
     this.queueCount = queueCount;
     this.queueSizeMax = options.queueSize ?? defaultQueueSize;
@@ -107,7 +117,8 @@ export class BlkDevice implements VirtioDevice {
     this.readOnly = !options.writable || node.readOnly;
     this.#node = node;
     this.#logger = options.logger;
-    this.#hosts = hosts;
+    this.#hosts = options.hosts;
+    this.#threadNames = options.threads;
     this.#shared = new SharedDeviceState({ queueCount });
     this.#shared.capacityBytes = this.#capacity();
     this.deviceFeatures = blkFeatures({
@@ -147,29 +158,33 @@ export class BlkDevice implements VirtioDevice {
   }
 
   async activate(activation: Activation): Promise<void> {
-    const starts = activation.queues.map((queue) => this.#startQueue(queue, activation));
-    // All of them: a queue that started later would run on memory that the caller may have unmapped by then.
-    const results = await Promise.allSettled(starts);
-    const failed = results.find((result) => result.status === 'rejected');
-    if (failed !== undefined) {
-      throw failed.reason;
-    }
+    await this.#changes;
+    this.#activation = activation;
+    await this.#startQueues(activation);
   }
 
   async quiesce(options: QuiesceOptions): Promise<QuiesceResult> {
-    const running = [...this.#running];
-    this.#running.clear();
-    this.#missing.clear();
-    const stops = await Promise.all(
-      running.map(async ([index, { id, host }]) => ({ index, ...(await host.stop(id, options.timeoutMs)) })),
-    );
-    return {
-      drained: stops.every((stop) => stop.drained),
-      availIndices: new Map(stops.map((stop) => [stop.index, stop.availIndex])),
-    };
+    this.#activation = undefined;
+    const { drained, availIndices } = await this.#stopQueues(options.timeoutMs);
+    const all = new Map([...this.#stoppedAt, ...availIndices]);
+    this.#stoppedAt = new Map();
+    return { drained, availIndices: all };
+  }
+
+  /**
+   * Waits until nothing is in flight, runs `change`, and goes on with the engine that the node has then; also when
+   * the change fails. The driver sees requests that take longer. Throws ABORTED where requests were given up.
+   */
+  drained(change: () => Promise<void>): Promise<void> {
+    const done = this.#changes.then(() => this.#drained(change));
+    this.#changes = done.catch(() => undefined);
+    return done;
   }
 
   updateMemory(regions: readonly MemoryRegion[]): void {
+    if (this.#activation !== undefined) {
+      this.#activation = { ...this.#activation, memory: regions };
+    }
     for (const { id, host } of this.#running.values()) {
       host.updateMemory(id, { regions, answersMiss: this.#missing.delete(id) });
     }
@@ -190,8 +205,75 @@ export class BlkDevice implements VirtioDevice {
     return Math.floor(this.#node.size / this.blockSize) * this.blockSize;
   }
 
-  async #startQueue(queue: QueueActivation, activation: Activation): Promise<void> {
-    const host = this.#hosts[queue.index];
+  async #drained(change: () => Promise<void>): Promise<void> {
+    const { drained, availIndices } = await this.#stopQueues(drainTimeoutMs);
+    if (!drained) {
+      throw new VduseError('ABORTED', 'requests in flight did not end, so nothing below them can be changed');
+    }
+    if (this.#activation !== undefined) {
+      this.#stoppedAt = availIndices;
+    }
+    try {
+      await change();
+    } finally {
+      await this.#resume();
+    }
+  }
+
+  /** Starts the queues where they stopped, unless the driver has stopped the device meanwhile. */
+  async #resume(): Promise<void> {
+    if (this.#capacity() !== this.#shared.capacityBytes) {
+      this.resized();
+    }
+    if (this.#activation === undefined) {
+      return;
+    }
+    const queues = this.#activation.queues.map((queue) => ({
+      ...queue,
+      availIndex: this.#stoppedAt.get(queue.index) ?? queue.availIndex,
+    }));
+    this.#stoppedAt = new Map();
+    await this.#startQueues({ ...this.#activation, queues });
+  }
+
+  async #stopQueues(timeoutMs: number): Promise<QuiesceResult> {
+    const stops = await Promise.all(
+      [...this.#running].map(async ([index, { id, host }]) => {
+        const stop = await host.stop(id, timeoutMs);
+        this.#missing.delete(id);
+        if (this.#running.get(index)?.id === id) {
+          this.#running.delete(index);
+        }
+        return { index, ...stop };
+      }),
+    );
+    return {
+      drained: stops.every((stop) => stop.drained),
+      availIndices: new Map(stops.map((stop) => [stop.index, stop.availIndex])),
+    };
+  }
+
+  /** One for each queue: the engine decides whether that is a thread. */
+  async #chooseHosts(): Promise<readonly QueueHost[]> {
+    if (needsMainThread(this.#node.engine)) {
+      return new Array<QueueHost>(this.queueCount).fill(this.#hosts.local());
+    }
+    this.#threads ??= await this.#hosts.assign(this.queueCount, this.#threadNames);
+    return this.#threads;
+  }
+
+  async #startQueues(activation: Activation): Promise<void> {
+    const hosts = await this.#chooseHosts();
+    const starts = activation.queues.map((queue) => this.#startQueue(queue, activation, hosts[queue.index]));
+    // All of them: a queue that started later would run on memory that the caller may have unmapped by then.
+    const results = await Promise.allSettled(starts);
+    const failed = results.find((result) => result.status === 'rejected');
+    if (failed !== undefined) {
+      throw failed.reason;
+    }
+  }
+
+  async #startQueue(queue: QueueActivation, activation: Activation, host: QueueHost): Promise<void> {
     const spec: BlkQueueSpec = {
       kind: 'blk',
       id: nextQueueId(),

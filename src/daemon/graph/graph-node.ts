@@ -1,0 +1,226 @@
+/** The nodes of a graph and what connects them to their users: exports, jobs, and the nodes above them. */
+import { VduseError } from '../../base/errors.js';
+import type { EngineSpec } from '../../block/engine.js';
+import type { BlockNode, BlockNodeOptions } from '../../block/node.js';
+import { NodeProxy } from './node-proxy.js';
+import { allPermissions, Permission, type Permissions, permissionNames } from './permissions.js';
+
+/** Whoever uses a node. */
+export interface NodeUser {
+  /** For the errors of others, in QEMU's words, such as `node 'disk0'`. */
+  readonly description: string;
+  /** What the user calls the node: `root` for exports and jobs, the option's name for a node above. */
+  readonly role: string;
+  permissions(): Permissions;
+  /** The node's size is another one. */
+  resized(): void;
+  /**
+   * Ends what is in flight, runs `change` while nothing moves, and goes on with what the node's engine is then, also
+   * when the change fails. Absent: nothing is ever in flight.
+   */
+  drained?(change: () => Promise<void>): Promise<void>;
+}
+
+/** One use of a node, and the node as its user sees it. `close` ends the use. */
+export class NodeLink extends NodeProxy {
+  readonly user: NodeUser;
+  #node: GraphNode;
+
+  constructor(node: GraphNode, user: NodeUser) {
+    super();
+    this.#node = node;
+    this.user = user;
+  }
+
+  get node(): GraphNode {
+    return this.#node;
+  }
+
+  protected override get target(): BlockNode {
+    return this.#node;
+  }
+
+  /** The use goes over to another node. Its user has been drained. */
+  moveTo(node: GraphNode): void {
+    this.#node.links.delete(this);
+    this.#node = node;
+    node.links.add(this);
+  }
+
+  override async close(): Promise<void> {
+    this.#node.links.delete(this);
+    await this.#node.closeIfUnused();
+  }
+}
+
+export interface GraphNodeOptions {
+  readonly options: BlockNodeOptions;
+  /** Opened for one parent, with which it goes. */
+  readonly isInline: boolean;
+  readonly onClosed: (node: GraphNode) => void;
+}
+
+export class GraphNode extends NodeProxy {
+  /** In the order in which they came. */
+  readonly links = new Set<NodeLink>();
+  readonly isInline: boolean;
+  options: BlockNodeOptions;
+  /** Put around the engine by a job that has to see what users write. */
+  #interposed: ((engine: EngineSpec) => EngineSpec) | undefined;
+  #opened: BlockNode | undefined;
+  readonly #onClosed: (node: GraphNode) => void;
+  #closed = false;
+
+  constructor(settings: GraphNodeOptions) {
+    super();
+    this.options = settings.options;
+    this.isInline = settings.isInline;
+    this.#onClosed = settings.onClosed;
+  }
+
+  /** The block driver's node. */
+  get opened(): BlockNode {
+    return this.#opened!;
+  }
+
+  protected override get target(): BlockNode {
+    return this.#opened!;
+  }
+
+  override get nodeName(): string {
+    return this.options.nodeName;
+  }
+
+  override get engine(): EngineSpec {
+    const { engine } = this.opened;
+    return this.#interposed?.(engine) ?? engine;
+  }
+
+  /** Whether nobody but this node may resize its child. */
+  get pinsChildSize(): boolean {
+    return this.#opened?.pinsChildSize === true;
+  }
+
+  override async resize(size: number): Promise<void> {
+    await this.opened.resize(size);
+    if (this.childNode === undefined) {
+      // Where there is a child, the news came up from there.
+      this.resized();
+    }
+  }
+
+  get isInterposed(): boolean {
+    return this.#interposed !== undefined;
+  }
+
+  /** The users have been drained. */
+  interpose(wrap: ((engine: EngineSpec) => EngineSpec) | undefined): void {
+    this.#interposed = wrap;
+  }
+
+  /** Sets what the block driver opened, for the first time or again. */
+  setOpened(node: BlockNode, options: BlockNodeOptions): void {
+    this.#opened = node;
+    this.options = options;
+    node.watch?.({ onResize: () => this.resized() });
+  }
+
+  /** The node is used from now on. Throws BUSY where users conflict, and IMAGE_READ_ONLY. */
+  attach(user: NodeUser): NodeLink {
+    const link = new NodeLink(this, user);
+    this.links.add(link);
+    try {
+      this.checkPermissions();
+    } catch (error) {
+      this.links.delete(link);
+      throw error;
+    }
+    return link;
+  }
+
+  /** What all users together do, and what each of them bears. */
+  permissions(): Permissions {
+    let uses = 0;
+    let shares: number = allPermissions;
+    for (const { user } of this.links) {
+      const permissions = user.permissions();
+      uses |= permissions.uses;
+      shares &= permissions.shares;
+    }
+    return { uses, shares };
+  }
+
+  /** Of this node and the nodes below, as users are now. */
+  checkPermissions(): void {
+    const { uses } = this.permissions();
+    if ((uses & (Permission.WRITE | Permission.RESIZE)) !== 0 && this.#opened?.readOnly === true) {
+      throw new VduseError('IMAGE_READ_ONLY', 'Block node is read-only', {
+        hint: `Node '${this.nodeName}' is read-only: open it with read-only=off.`,
+      });
+    }
+    const links = [...this.links];
+    for (const link of links) {
+      for (const other of links) {
+        checkPair(link, other);
+      }
+    }
+    this.childNode?.checkPermissions();
+  }
+
+  /** The node below, if there is one. */
+  get childNode(): GraphNode | undefined {
+    const child = this.#opened?.child;
+    return child instanceof NodeLink ? child.node : undefined;
+  }
+
+  /** Tells the users, the newest first, as QEMU lists them. */
+  resized(): void {
+    for (const { user } of [...this.links].reverse()) {
+      user.resized();
+    }
+  }
+
+  /** Runs a change while no user of the node, nor one above, has anything in flight. */
+  drained(change: () => Promise<void>): Promise<void> {
+    let run = change;
+    for (const { user } of this.links) {
+      const { drained } = user;
+      if (drained !== undefined) {
+        const inner = run;
+        run = () => drained.call(user, inner);
+      }
+    }
+    return run();
+  }
+
+  /** An inline node goes with its last user. */
+  async closeIfUnused(): Promise<void> {
+    if (this.isInline && this.links.size === 0) {
+      await this.close();
+    }
+  }
+
+  override async close(): Promise<void> {
+    if (!this.#closed) {
+      this.#closed = true;
+      this.#onClosed(this);
+      await this.#opened?.close();
+    }
+  }
+}
+
+function checkPair(link: NodeLink, other: NodeLink): void {
+  const conflict = link.user.permissions().uses & ~other.user.permissions().shares;
+  if (link.user === other.user || conflict === 0) {
+    return;
+  }
+  throw new VduseError(
+    'BUSY',
+    `Permission conflict on node '${link.nodeName}': permissions '${permissionNames(conflict)}' are both required by ${describe(link)} and unshared by ${describe(other)}.`,
+    { hint: 'Delete the other user first.' },
+  );
+}
+
+function describe({ user, nodeName }: NodeLink): string {
+  return `${user.description} (uses node '${nodeName}' as '${user.role}' child)`;
+}
