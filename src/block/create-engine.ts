@@ -6,6 +6,7 @@ import { LocalEngine } from './drivers/local-engine.js';
 import { NullEngine } from './drivers/null-engine.js';
 import { RawEngine } from './drivers/raw-engine.js';
 import type { BlockCompletionSink, BlockEngine, EngineSpec } from './engine.js';
+import { MirrorEngine } from './filters/mirror-engine.js';
 import type { RequestTable } from './request-table.js';
 
 export interface EngineContext {
@@ -23,6 +24,15 @@ export function createEngine(spec: EngineSpec, context: EngineContext): BlockEng
       return new NullEngine(spec, context.table, context.sink);
     case 'local':
       return new LocalEngine(spec.key, context.table, context.sink, context.reactor);
+    case 'mirror': {
+      const { child, target } = spec;
+      return new MirrorEngine(spec, context.table, context.sink, {
+        child: (sink) => createEngine(child, { ...context, sink }),
+        ...(target === undefined
+          ? {}
+          : { target: (table, sink) => createEngine(target, { ...context, table, sink }) }),
+      });
+    }
     case 'raw':
       return new RawEngine(spec, context.table, context.sink, createEngine(spec.child, context));
   }

@@ -3,6 +3,8 @@
  * request table is shared by the two, so that a request crosses the seam as one small integer.
  */
 
+import type { DirtyBitmapSpec } from './dirty-bitmap.js';
+
 export const BlockOp = { READ: 0, WRITE: 1, FLUSH: 2, DISCARD: 3, WRITE_ZEROES: 4 } as const;
 export type BlockOp = (typeof BlockOp)[keyof typeof BlockOp];
 
@@ -65,9 +67,22 @@ export interface RawEngineSpec {
   readonly child: EngineSpec;
 }
 
-export type EngineSpec = FileEngineSpec | NullEngineSpec | LocalEngineSpec | RawEngineSpec;
+/** Tells a mirror job what is written. */
+export interface MirrorEngineSpec {
+  readonly kind: 'mirror';
+  readonly bitmap: DirtyBitmapSpec;
+  readonly child: EngineSpec;
+  /** Writes are done here too before they complete (copy-mode=write-blocking). */
+  readonly target?: EngineSpec;
+}
+
+export type EngineSpec = FileEngineSpec | NullEngineSpec | LocalEngineSpec | RawEngineSpec | MirrorEngineSpec;
 
 /** Whether the engine, or one below it, lives on the main thread. */
 export function needsMainThread(spec: EngineSpec): boolean {
-  return spec.kind === 'local' || ('child' in spec && needsMainThread(spec.child));
+  return (
+    spec.kind === 'local' ||
+    ('child' in spec && needsMainThread(spec.child)) ||
+    (spec.kind === 'mirror' && spec.target !== undefined && needsMainThread(spec.target))
+  );
 }

@@ -43,6 +43,15 @@ export class NodeTable {
     return node;
   }
 
+  /** As an option of another node or of a job names it. */
+  refer(name: string): GraphNode {
+    const node = this.#nodes.get(name);
+    if (node === undefined) {
+      throw new VduseError('NOT_FOUND', `Cannot find device='${name}' nor node-name='${name}'`);
+    }
+    return node;
+  }
+
   /** Closes a node that nothing uses. */
   async delete(nodeName: string): Promise<void> {
     const node = this.#known(nodeName);
@@ -128,15 +137,6 @@ export class NodeTable {
     }
   }
 
-  /** As an option of another node names it. */
-  #referred(name: string): GraphNode {
-    const node = this.#nodes.get(name);
-    if (node === undefined) {
-      throw new VduseError('NOT_FOUND', `Cannot find device='${name}' nor node-name='${name}'`);
-    }
-    return node;
-  }
-
   #known(nodeName: string): GraphNode {
     const node = this.#nodes.get(nodeName);
     if (node === undefined) {
@@ -159,7 +159,7 @@ export class NodeTable {
       open: async (role, reference) => {
         const child =
           typeof reference === 'string'
-            ? this.#referred(reference)
+            ? this.refer(reference)
             : await this.#openInline(parent, options, reference);
         try {
           return child.attach(parentUser(parent, role));

@@ -6,10 +6,14 @@
 import { VduseError } from '../base/errors.js';
 import { type Logger, silentLogger } from '../base/log.js';
 import type { BlockNode, BlockNodeOptions } from '../block/node.js';
+import type { JsonObject } from '../qmp/json-value.js';
 import type { BlockExport, ExportCreators, ExportRequest } from './block-export.js';
 import { createCommands } from './commands/commands.js';
 import { type ExportRemoveMode, ExportTable } from './export-table.js';
 import type { GraphNode } from './graph/graph-node.js';
+import type { Job, JobListener } from './jobs/job.js';
+import { JobTable } from './jobs/job-table.js';
+import { type MirrorOptions, MirrorWork } from './jobs/mirror-job.js';
 import { MonitorTable } from './monitor-table.js';
 import { NbdService } from './nbd-service.js';
 import { type NodeOpener, NodeTable } from './node-table.js';
@@ -27,6 +31,20 @@ export interface StorageDaemonOptions {
   readonly logger?: Logger;
 }
 
+export interface MirrorRequest extends Omit<MirrorOptions, 'source' | 'target'> {
+  /** Node names. */
+  readonly device: string;
+  readonly target: string;
+  /** Bytes a second; 0, the default: no limit. */
+  readonly speed?: number;
+  readonly autoFinalize?: boolean;
+  readonly autoDismiss?: boolean;
+}
+
+function blockJobEvent({ id, type, total, current, speed }: Job): JsonObject {
+  return { type, device: id, len: total, offset: current, speed };
+}
+
 export class StorageDaemon {
   readonly #logger: Logger;
   readonly #queue = new SerialQueue();
@@ -35,6 +53,10 @@ export class StorageDaemon {
   readonly #objects = new ObjectTable();
   readonly #monitors: MonitorTable;
   readonly #nbd: NbdService;
+  readonly #jobs = new JobTable(this.#jobListener());
+  /** Settles when jobs may do their last steps inside of the daemon's own. */
+  readonly #jobsTurn: Promise<void>;
+  #giveJobsTheirTurn: () => void = () => undefined;
   readonly #shutdown = new AbortController();
   #pidFile: PidFile | undefined;
   #endedCleanly = true;
@@ -48,6 +70,9 @@ export class StorageDaemon {
       creators: { nbd: (request) => this.#nbd.createExport(request), ...options.exportCreators },
       onDeleted: (id) => this.#onExportDeleted(id),
       logger: this.#logger,
+    });
+    this.#jobsTurn = new Promise((begin) => {
+      this.#giveJobsTheirTurn = begin;
     });
     this.#monitors = new MonitorTable({
       commands: createCommands(this),
@@ -107,6 +132,27 @@ export class StorageDaemon {
         `export ${request.id}: node ${request.nodeName} as ${blockExport.description}, ${blockExport.writable ? 'writable' : 'read-only'}`,
       );
       return blockExport;
+    });
+  }
+
+  get jobs(): JobTable {
+    return this.#jobs;
+  }
+
+  /** Starts to move what uses a node to another one, while it is in use. Throws what stands in the way. */
+  startMirror(request: MirrorRequest): Promise<Job> {
+    return this.#operate(async () => {
+      const { jobId, device, target, sync, copyMode, granularity, speed = 0, ...options } = request;
+      this.#jobs.checkId(jobId);
+      const nodes = { source: this.#nodes.refer(device), target: this.#nodes.refer(target) };
+      const more = {
+        ...(copyMode === undefined ? {} : { copyMode }),
+        ...(granularity === undefined ? {} : { granularity }),
+      };
+      const work = await MirrorWork.begin({ jobId, sync, ...nodes, ...more }, (operation) =>
+        this.#forJob(operation),
+      );
+      return this.#jobs.start({ id: jobId, type: 'mirror', speed, ...options }, work);
     });
   }
 
@@ -203,6 +249,8 @@ export class StorageDaemon {
   }
 
   async #closeAll(): Promise<void> {
+    this.#giveJobsTheirTurn();
+    await this.#jobs.close();
     this.#endedCleanly = await this.#exports.closeAll();
     if (this.#nbd.isRunning) {
       await this.#nbd.stop();
@@ -227,6 +275,16 @@ export class StorageDaemon {
     }
   }
 
+  /** Runs a step of a job as an operation; at the end of the daemon it is closeAll, which waits for jobs, that it runs in. */
+  #forJob(operation: () => Promise<void>): Promise<void> {
+    let begun: Promise<void> | undefined;
+    const begin = (): Promise<void> => {
+      begun ??= operation();
+      return begun;
+    };
+    return Promise.race([this.#queue.run(begin), this.#jobsTurn.then(begin)]);
+  }
+
   /** Runs an operation when those before it have ended, unless the daemon is on its way out. */
   #operate<T>(operation: () => Promise<T>): Promise<T> {
     return this.#queue.run(() => {
@@ -241,6 +299,22 @@ export class StorageDaemon {
       signal.addEventListener('abort', () => abort(signal.reason), { once: true });
       void promise.then(done);
     });
+  }
+
+  #jobListener(): JobListener {
+    const send = (name: string, data: JsonObject) => this.#monitors.sendEvent({ name, data });
+    return {
+      onStatus: ({ id, status }) => send('JOB_STATUS_CHANGE', { id, status }),
+      onReady: (job) => send('BLOCK_JOB_READY', blockJobEvent(job)),
+      onPending: ({ id, type }) => send('BLOCK_JOB_PENDING', { type, id }),
+      onEnd: (job) => {
+        const { error } = job;
+        const name = job.isCancelled || job.isStopped ? 'BLOCK_JOB_CANCELLED' : 'BLOCK_JOB_COMPLETED';
+        const failure = error === undefined || job.isCancelled ? {} : { error };
+        send(name, { ...blockJobEvent(job), ...failure });
+        this.#logger.info(`job ${job.id}: ${error ?? 'done'}`);
+      },
+    };
   }
 
   #onExportDeleted(id: string): void {

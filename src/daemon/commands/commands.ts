@@ -4,6 +4,7 @@ import type { StorageDaemon } from '../storage-daemon.js';
 import { addBlockCommands } from './block-commands.js';
 import { addExportCommands } from './export-commands.js';
 import { addGeneralCommands } from './general-commands.js';
+import { addJobCommands } from './job-commands.js';
 import { addNbdCommands } from './nbd-commands.js';
 import { addObjectCommands } from './object-commands.js';
 
@@ -14,5 +15,6 @@ export function createCommands(daemon: StorageDaemon): QmpCommandTable {
   addExportCommands(commands, daemon);
   addNbdCommands(commands, daemon);
   addObjectCommands(commands, daemon);
+  addJobCommands(commands, daemon);
   return commands;
 }
