@@ -7,6 +7,7 @@ import { NullEngine } from './drivers/null-engine.js';
 import { RawEngine } from './drivers/raw-engine.js';
 import type { BlockCompletionSink, BlockEngine, EngineSpec } from './engine.js';
 import { MirrorEngine } from './filters/mirror-engine.js';
+import { ThrottleEngine } from './filters/throttle-engine.js';
 import type { RequestTable } from './request-table.js';
 
 export interface EngineContext {
@@ -33,6 +34,8 @@ export function createEngine(spec: EngineSpec, context: EngineContext): BlockEng
           : { target: (table, sink) => createEngine(target, { ...context, table, sink }) }),
       });
     }
+    case 'throttle':
+      return new ThrottleEngine(spec, context, createEngine(spec.child, context));
     case 'raw':
       return new RawEngine(spec, context.table, context.sink, createEngine(spec.child, context));
   }

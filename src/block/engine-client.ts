@@ -145,6 +145,7 @@ export class EngineClient implements BlockCompletionSink {
 
   async #drainedFor(change: () => Promise<void>): Promise<void> {
     this.#isHeld = true;
+    this.#engine.expedite?.();
     try {
       await this.#idle();
       await change();

@@ -24,6 +24,8 @@ export interface BlockCompletionSink {
 export interface BlockEngine {
   /** Starts the slot's request. The caller has checked range, alignment and read-only. */
   submit(slot: number): void;
+  /** Lets go on at once what only waits for its time. Absent: nothing does. */
+  expedite?(): void;
   /** Asks for the end of what is in flight; completions still come. */
   cancel(): void;
   /** Gives up what is in flight: completions still come, but no data of theirs reaches guest memory from here. */
@@ -76,7 +78,20 @@ export interface MirrorEngineSpec {
   readonly target?: EngineSpec;
 }
 
-export type EngineSpec = FileEngineSpec | NullEngineSpec | LocalEngineSpec | RawEngineSpec | MirrorEngineSpec;
+export interface ThrottleEngineSpec {
+  readonly kind: 'throttle';
+  /** ThrottleGroup's buffer. */
+  readonly group: SharedArrayBuffer;
+  readonly child: EngineSpec;
+}
+
+export type EngineSpec =
+  | FileEngineSpec
+  | NullEngineSpec
+  | LocalEngineSpec
+  | RawEngineSpec
+  | MirrorEngineSpec
+  | ThrottleEngineSpec;
 
 /** Whether the engine, or one below it, lives on the main thread. */
 export function needsMainThread(spec: EngineSpec): boolean {

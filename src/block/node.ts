@@ -63,6 +63,8 @@ export interface BlockNodeListener {
 export interface ChildOpener {
   /** `role` is the option's name, such as `file`. Throws NOT_FOUND for a name that no node has. */
   open(role: string, child: NodeReference): Promise<BlockNode>;
+  /** The buffer of the throttle group of that name; undefined where there is none. */
+  throttleGroup?(id: string): SharedArrayBuffer | undefined;
 }
 
 export type DetectZeroes = 'off' | 'on' | 'unmap';
@@ -110,7 +112,20 @@ export interface RawNodeOptions extends CommonNodeOptions {
   readonly file: NodeReference;
 }
 
-export type BlockNodeOptions = FileNodeOptions | NullNodeOptions | MemoryNodeOptions | RawNodeOptions;
+/** A disk whose requests are held to the limits of a throttle group. */
+export interface ThrottleNodeOptions extends CommonNodeOptions {
+  readonly driver: 'throttle';
+  /** The id of a throttle-group object. */
+  readonly throttleGroup: string;
+  readonly file: NodeReference;
+}
+
+export type BlockNodeOptions =
+  | FileNodeOptions
+  | NullNodeOptions
+  | MemoryNodeOptions
+  | RawNodeOptions
+  | ThrottleNodeOptions;
 
 type Unnamed<T> = T extends unknown ? Omit<T, 'nodeName'> & { readonly nodeName?: string } : never;
 

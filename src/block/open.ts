@@ -3,6 +3,7 @@ import { VduseError } from '../base/errors.js';
 import { openFileNode, openMemoryNode } from './drivers/file-node.js';
 import { openNullNode } from './drivers/null-node.js';
 import { openRawNode } from './drivers/raw-node.js';
+import { openThrottleNode } from './filters/throttle-node.js';
 import type { BlockNode, BlockNodeOptions, ChildOpener } from './node.js';
 
 /** Without a graph there are no nodes to refer to: a child is opened with its parent and closed with it. */
@@ -32,5 +33,7 @@ export async function openBlockNode(
       return openNullNode(options);
     case 'raw':
       return openRawNode(options, children);
+    case 'throttle':
+      return openThrottleNode(options, children);
   }
 }

@@ -62,6 +62,8 @@ function describe({ options, childNode }: GraphNode): JsonObject {
       return { driver: options.driver, size: options.size };
     case 'raw':
       return { driver: options.driver, offset: options.offset, size: options.size, ...file };
+    case 'throttle':
+      return { driver: options.driver, 'throttle-group': options.throttleGroup, ...file };
     case 'file':
     case 'host_device':
       return { driver: options.driver, filename: options.filename };

@@ -1,6 +1,7 @@
 /** The graph of block nodes of a daemon: nodes by name, their children, and what uses them. */
 import { VduseError } from '../base/errors.js';
 import type { BlockNode, BlockNodeOptions, ChildOpener, UnnamedNodeOptions } from '../block/node.js';
+import type { ThrottleGroup } from '../block/throttle-group.js';
 import { GraphNode, type NodeUser } from './graph/graph-node.js';
 import { allPermissions, Permission } from './graph/permissions.js';
 import { identifierHint, isIdentifier } from './identifier.js';
@@ -15,11 +16,13 @@ const SECTOR_BYTES = 512;
 
 export class NodeTable {
   readonly #open: NodeOpener;
+  readonly #throttleGroup: (id: string) => ThrottleGroup | undefined;
   readonly #nodes = new Map<string, GraphNode>();
   #nextGenerated = 0;
 
-  constructor(open: NodeOpener) {
+  constructor(open: NodeOpener, throttleGroup: (id: string) => ThrottleGroup | undefined = () => undefined) {
     this.#open = open;
+    this.#throttleGroup = throttleGroup;
   }
 
   /** The newest first, as QEMU lists them. */
@@ -50,6 +53,25 @@ export class NodeTable {
       throw new VduseError('NOT_FOUND', `Cannot find device='${name}' nor node-name='${name}'`);
     }
     return node;
+  }
+
+  /** Each before the nodes that it works on, the newest first; without inline nodes, which go with another. */
+  fromTheTop(): GraphNode[] {
+    const above = new Set<GraphNode>();
+    const take = (node: GraphNode): void => {
+      if (!above.has(node)) {
+        for (const parent of this.entries.filter(({ childNode }) => childNode === node)) {
+          take(parent);
+        }
+        above.add(node);
+      }
+    };
+    this.entries.forEach(take);
+    return [...above].filter(({ isInline }) => !isInline);
+  }
+
+  usesThrottleGroup(id: string): boolean {
+    return this.entries.some(({ options }) => options.driver === 'throttle' && options.throttleGroup === id);
   }
 
   /** Closes a node that nothing uses. */
@@ -156,6 +178,7 @@ export class NodeTable {
   /** Opens children for a node, which may be under way itself. */
   #childrenOf(parent: GraphNode, options: BlockNodeOptions): ChildOpener {
     return {
+      throttleGroup: (id) => this.#throttleGroup(id)?.buffer,
       open: async (role, reference) => {
         const child =
           typeof reference === 'string'

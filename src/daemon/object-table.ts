@@ -1,10 +1,12 @@
 /** The objects that users create: iothreads, whose names exports refer to, and secrets. */
 import { VduseError } from '../base/errors.js';
+import { ThrottleGroup } from '../block/throttle-group.js';
 import { identifierHint, isIdentifier } from './identifier.js';
 import type { UserObject } from './options/object-options.js';
 
 export class ObjectTable {
   readonly #objects = new Map<string, UserObject>();
+  readonly #throttleGroups = new Map<string, ThrottleGroup>();
 
   add(object: UserObject): void {
     if (!isIdentifier(object.id)) {
@@ -20,6 +22,15 @@ export class ObjectTable {
       );
     }
     this.#objects.set(object.id, object);
+    if (object.type === 'throttle-group') {
+      const group = new ThrottleGroup();
+      group.configure(object.limits);
+      this.#throttleGroups.set(object.id, group);
+    }
+  }
+
+  throttleGroup(id: string): ThrottleGroup | undefined {
+    return this.#throttleGroups.get(id);
   }
 
   /** Throws NOT_FOUND unless all of them are iothreads. */
@@ -41,5 +52,6 @@ export class ObjectTable {
       throw new VduseError('BUSY', `object '${id}' is in use, can not be deleted`);
     }
     this.#objects.delete(id);
+    this.#throttleGroups.delete(id);
   }
 }

@@ -64,7 +64,7 @@ export class StorageDaemon {
 
   constructor(options: StorageDaemonOptions) {
     this.#logger = options.logger ?? silentLogger;
-    this.#nodes = new NodeTable(options.openBlockNode);
+    this.#nodes = new NodeTable(options.openBlockNode, (id) => this.#objects.throttleGroup(id));
     this.#nbd = new NbdService(this.#logger);
     this.#exports = new ExportTable({
       creators: { nbd: (request) => this.#nbd.createExport(request), ...options.exportCreators },
@@ -190,7 +190,9 @@ export class StorageDaemon {
 
   /** Throws BUSY while an export uses the object. */
   deleteObject(id: string): Promise<void> {
-    return this.#operate(async () => this.#objects.delete(id, this.#exports.usesIothread(id)));
+    return this.#operate(async () =>
+      this.#objects.delete(id, this.#exports.usesIothread(id) || this.#nodes.usesThrottleGroup(id)),
+    );
   }
 
   /** With `wait` it settles when the first client has connected. */
@@ -255,11 +257,8 @@ export class StorageDaemon {
     if (this.#nbd.isRunning) {
       await this.#nbd.stop();
     }
-    for (const node of this.nodes) {
-      // Inline nodes go with those that they were opened for.
-      if (!node.isInline) {
-        await this.#closeNode(node);
-      }
+    for (const node of this.#nodes.fromTheTop()) {
+      await this.#closeNode(node);
     }
     await this.#monitors.close();
     this.#pidFile?.remove();

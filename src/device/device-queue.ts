@@ -45,6 +45,8 @@ export interface ChainHandler {
    * Returns what is wrong with a chain that can't even be answered, which breaks the queue.
    */
   onChain(head: number, chain: DescriptorChain): string | undefined;
+  /** The queue is to stop: what only waits for its time goes on at once. */
+  expedite?(): void;
   /** Asks for the end of what is in flight. */
   cancel(): void;
   /** Releases what the handler holds. Not drained: what is in flight may still use it. */
@@ -142,6 +144,7 @@ export class DeviceQueue implements EventSource {
   stop(): void {
     this.#taking = false;
     this.#stopping = true;
+    this.#handler?.expedite?.();
     this.#drainIfIdle();
   }
 

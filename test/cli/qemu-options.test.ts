@@ -243,7 +243,7 @@ describe('the command line', () => {
       [
         ['--blockdev', 'qcow2,node-name=a'],
         "--blockdev qcow2,node-name=a: Parameter 'driver' does not accept value 'qcow2'",
-        'supported: file, host_device, null-co, memory, raw',
+        'supported: file, host_device, null-co, memory, raw, throttle',
       ],
       [
         ['--export', 'fuse,id=e,node-name=a'],
@@ -256,9 +256,9 @@ describe('the command line', () => {
         'the VDUSE device name, which becomes /dev/vduse/NAME',
       ],
       [
-        ['--object', 'throttle-group,id=a'],
-        "--object throttle-group,id=a: Parameter 'qom-type' does not accept value 'throttle-group'",
-        'supported: iothread, secret',
+        ['--object', 'filter-dump,id=a'],
+        "--object filter-dump,id=a: Parameter 'qom-type' does not accept value 'filter-dump'",
+        'supported: iothread, secret, throttle-group',
       ],
       [['--nbd-server', 'addr.type=unix'], "--nbd-server addr.type=unix: Parameter 'addr.path' is missing"],
       [

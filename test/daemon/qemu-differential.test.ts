@@ -41,6 +41,32 @@ function comparable(line: string): unknown {
   return message?.return?.qemu === undefined ? message : { ...message, return: 'a version' };
 }
 
+function throttleScript(add: (options: object) => string): string[] {
+  const group = (more: object) =>
+    JSON.stringify({ execute: 'object-add', arguments: { 'qom-type': 'throttle-group', id: 'g', ...more } });
+  const limits = (values: object) => group({ limits: values });
+  const node = add({ driver: 'throttle', 'node-name': 't', file: 'n0', 'throttle-group': 'g' });
+  return [
+    node,
+    limits({ 'iops-total': 100, 'iops-read': 5 }),
+    limits({ 'bps-total-max': 100, 'bps-write-max': 5 }),
+    limits({ 'iops-total': 100, 'iops-total-max': 5 }),
+    limits({ 'iops-total': 100, 'iops-total-max-length': 5 }),
+    limits({ 'iops-size': 100 }),
+    limits({ 'iops-total-max': 100 }),
+    limits({ 'iops-total': 100, 'iops-total-max': 500, 'iops-total-max-length': 0 }),
+    limits({ 'bps-read': -5 }),
+    limits({ 'iops-total': 1000000000000001 }),
+    limits({ 'iops-total': 100, 'iops-total-max': 1000, 'iops-total-max-length': 5000000000 }),
+    limits({ 'iops-total': 100, 'iops-total-max': 1e12, 'iops-total-max-length': 5000000 }),
+    group({ 'x-iops-total': 100, 'x-bps-read': 1000 }),
+    node,
+    JSON.stringify({ execute: 'object-del', arguments: { id: 'g' } }),
+    JSON.stringify({ execute: 'blockdev-del', arguments: { 'node-name': 't' } }),
+    JSON.stringify({ execute: 'object-del', arguments: { id: 'g' } }),
+  ];
+}
+
 /** Nodes over nodes: what may be opened, resized, deleted and opened again. */
 function graphScript(add: (options: object) => string, filename: string): string[] {
   const command = (execute: string, args: object) => JSON.stringify({ execute, arguments: args });
@@ -87,6 +113,7 @@ function graphScript(add: (options: object) => string, filename: string): string
     resize('r1', 20 * part),
     remove('r2'),
     remove('r1'),
+    ...throttleScript(add),
   ];
 }
 

@@ -37,6 +37,10 @@ export class RawEngine implements BlockEngine {
     this.#child.submit(slot);
   }
 
+  expedite(): void {
+    this.#child.expedite?.();
+  }
+
   cancel(): void {
     this.#child.cancel();
   }

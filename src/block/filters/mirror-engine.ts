@@ -65,6 +65,11 @@ export class MirrorEngine implements BlockEngine, BlockCompletionSink {
     this.#sink.onBlockComplete(slot, result);
   }
 
+  expedite(): void {
+    this.#child.expedite?.();
+    this.#target?.engine.expedite?.();
+  }
+
   cancel(): void {
     this.#child.cancel();
     this.#target?.engine.cancel();

@@ -54,6 +54,7 @@ const filters = (s: Scalars) => {
       size: s.size.optional(),
       file: child,
     }),
+    struct({ driver: z.literal('throttle'), ...common(s), 'throttle-group': s.str, file: child }),
   ] as const;
 };
 
@@ -70,7 +71,13 @@ interface RawOptions extends CommonOptions {
   readonly file: BlockdevRef;
 }
 
-export type BlockdevOptions = LeafOptions | RawOptions;
+interface ThrottleOptions extends CommonOptions {
+  readonly driver: 'throttle';
+  readonly 'throttle-group': string;
+  readonly file: BlockdevRef;
+}
+
+export type BlockdevOptions = LeafOptions | RawOptions | ThrottleOptions;
 
 export const blockdevOptions: Declaration<BlockdevOptions> = declare(
   (s): z.ZodType<BlockdevOptions> => variants('driver', [...leaves(s), ...filters(s)]),
@@ -144,6 +151,13 @@ function toUnnamedOptions(options: BlockdevOptions): UnnamedNodeOptions {
       };
     case 'memory':
       return { ...common, driver: options.driver, size: options.size };
+    case 'throttle':
+      return {
+        ...common,
+        driver: options.driver,
+        throttleGroup: options['throttle-group'],
+        file: toReference(options.file),
+      };
     case 'raw':
       return {
         ...common,

@@ -2,7 +2,9 @@
 import { readFileSync } from 'node:fs';
 import { z } from 'zod';
 import { errorMessage, VduseError } from '../../base/errors.js';
+import type { ThrottleLimits } from '../../block/throttle-group.js';
 import { choice, declare, struct, variants } from '../../qmp/qapi.js';
+import { throttleLimitsStruct, throttleProperties, toThrottleLimits } from './throttle-options.js';
 
 export const objectOptions = declare((s) =>
   variants('qom-type', [
@@ -24,12 +26,19 @@ export const objectOptions = declare((s) =>
       file: s.str.optional(),
       format: choice('raw', 'base64').optional(),
     }),
+    struct({
+      'qom-type': z.literal('throttle-group'),
+      id: s.str,
+      limits: throttleLimitsStruct(s).optional(),
+      ...throttleProperties(s, 'x-'),
+    }),
   ]),
 );
 
 type ObjectOptions = z.output<typeof objectOptions.json>;
 
 export type UserObject =
+  | { readonly type: 'throttle-group'; readonly id: string; readonly limits: ThrottleLimits }
   | { readonly type: 'iothread'; readonly id: string }
   | { readonly type: 'secret'; readonly id: string; readonly secret: Buffer };
 
@@ -37,6 +46,9 @@ export type UserObject =
 export function toUserObject(options: ObjectOptions): UserObject {
   if (options['qom-type'] === 'iothread') {
     return { type: 'iothread', id: options.id };
+  }
+  if (options['qom-type'] === 'throttle-group') {
+    return { type: 'throttle-group', id: options.id, limits: toThrottleLimits(options) };
   }
   return { type: 'secret', id: options.id, secret: readSecret(options) };
 }

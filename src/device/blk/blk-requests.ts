@@ -125,6 +125,10 @@ export class BlkRequests implements ChainHandler, BlockCompletionSink {
     return undefined;
   }
 
+  expedite(): void {
+    this.#engine.expedite?.();
+  }
+
   cancel(): void {
     this.#engine.cancel();
   }
