@@ -44,27 +44,36 @@ The first run builds fio with the libblkio engine, which takes root and about th
   --write-docs            puts tables and plots into docs/performance.md
 `;
 
-const { values: options } = parseArgs({
-  options: {
-    quick: { type: 'boolean', default: false },
-    only: { type: 'string' },
-    peer: { type: 'string', multiple: true },
-    'peers-only': { type: 'boolean', default: false },
-    variant: { type: 'string', multiple: true, default: [] },
-    'export-options': { type: 'string', default: '' },
-    repetitions: { type: 'string' },
-    seconds: { type: 'string' },
-    'image-mib': { type: 'string' },
-    directory: { type: 'string', default: tmpdir() },
-    scaling: { type: 'boolean', default: false },
-    json: { type: 'string' },
-    plot: { type: 'string' },
-    'write-docs': { type: 'boolean', default: false },
-    help: { type: 'boolean', short: 'h', default: false },
-  },
-});
+const optionTable = {
+  quick: { type: 'boolean', default: false },
+  only: { type: 'string' },
+  peer: { type: 'string', multiple: true },
+  'peers-only': { type: 'boolean', default: false },
+  variant: { type: 'string', multiple: true, default: [] as string[] },
+  'export-options': { type: 'string', default: '' },
+  repetitions: { type: 'string' },
+  seconds: { type: 'string' },
+  'image-mib': { type: 'string' },
+  directory: { type: 'string', default: tmpdir() },
+  scaling: { type: 'boolean', default: false },
+  json: { type: 'string' },
+  plot: { type: 'string' },
+  'write-docs': { type: 'boolean', default: false },
+  help: { type: 'boolean', short: 'h', default: false },
+} as const;
 
 class UsageError extends Error {}
+
+function readOptions() {
+  try {
+    return parseArgs({ options: optionTable }).values;
+  } catch (error) {
+    say(`${(error as Error).message}; --help lists the options`, 'bench');
+    process.exit(64);
+  }
+}
+
+const options = readOptions();
 
 function positive(name: 'repetitions' | 'seconds' | 'image-mib', preset: number): number {
   const value = options[name] === undefined ? preset : Number(options[name]);
