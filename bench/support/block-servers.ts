@@ -11,10 +11,14 @@ export interface Served {
   readonly images: readonly string[];
   readonly sockets: readonly string[];
   readonly queues: number;
+  /** That many threads for the queues, from a server that can; otherwise as many as it has without being asked. */
+  readonly threads?: number;
 }
 
 export interface BlockServer {
   readonly name: string;
+  /** Whether the queues of a device can have threads of their own. */
+  readonly threaded: boolean;
   readonly protocol: 'vhost-user' | 'nbd';
   readonly command: (served: Served) => string[];
 }
@@ -43,14 +47,20 @@ export function ours(name = 'vduse', exportOptions = ''): BlockServer {
   const extra = exportOptions === '' ? '' : `,${exportOptions}`;
   return {
     name,
+    threaded: true,
     protocol: 'vhost-user',
-    command: (served) => [
-      process.execPath,
-      ownDaemon,
-      '--log-level',
-      'warn',
-      ...storageDaemonArguments(served, extra),
-    ],
+    command: (served) => {
+      const threads = Array.from({ length: served.threads ?? 0 }, (_, n) => n);
+      const chosen = threads.map((n) => `,iothread.${n}=io${n}`).join('');
+      return [
+        process.execPath,
+        ownDaemon,
+        '--log-level',
+        'warn',
+        ...threads.flatMap((n) => ['--object', `iothread,id=io${n}`]),
+        ...storageDaemonArguments(served, `${chosen}${extra}`),
+      ];
+    },
   };
 }
 
@@ -58,6 +68,7 @@ export function ours(name = 'vduse', exportOptions = ''): BlockServer {
 export function qemuStorageDaemon(program = 'qemu-storage-daemon'): BlockServer {
   return {
     name: 'qemu-storage-daemon',
+    threaded: false,
     protocol: 'vhost-user',
     command: (served) => [
       program,
@@ -71,6 +82,7 @@ export function qemuStorageDaemon(program = 'qemu-storage-daemon'): BlockServer 
 export function qemuNbd(program = 'qemu-nbd'): BlockServer {
   return {
     name: 'qemu-nbd',
+    threaded: false,
     protocol: 'nbd',
     command: (served) => {
       const common = [program, '-k', served.sockets[0], '-e', String(served.queues), '-t'];

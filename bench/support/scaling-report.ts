@@ -28,6 +28,7 @@ export function scalingTables({ queues, devices, idle }: Scaling): Table[] {
     cost.furtherUnusedDeviceMib.toFixed(2),
     cost.furtherDeviceMib.toFixed(2),
     cost.furtherQueueMib.toFixed(2),
+    cost.furtherThreadMib?.toFixed(2) ?? '-',
     percent(cost.unusedCpuShare),
     percent(cost.connectedCpuShare),
   ]);
@@ -37,6 +38,7 @@ export function scalingTables({ queues, devices, idle }: Scaling): Table[] {
     'further device MiB',
     'further device, connected, MiB',
     'further queue, connected, MiB',
+    'further thread and queue, connected, MiB',
     `${count} devices, of a core`,
     `${count} devices, connected, of a core`,
   ];

@@ -17,6 +17,7 @@ const QUEUE_DEPTH = 32;
 const DEVICE_DEPTH = 8;
 const IDLE_DEVICES = 16;
 const IDLE_QUEUES = 15;
+const IDLE_THREADS = 4;
 const CONNECTED_MS = 60_000;
 
 export interface ScalingPlan {
@@ -32,6 +33,7 @@ export interface ScalingPlan {
 interface Shape {
   readonly devices: number;
   readonly queues: number;
+  readonly threads?: number;
 }
 
 interface LoadedShape extends Shape {
@@ -56,6 +58,8 @@ export interface IdleCost {
   /** Without one. */
   readonly furtherUnusedDeviceMib: number;
   readonly furtherQueueMib: number;
+  /** A further queue on a further thread. */
+  readonly furtherThreadMib?: number;
   readonly devices: number;
   readonly unusedCpuShare: number;
   readonly connectedCpuShare: number;
@@ -81,12 +85,12 @@ class Bench {
     private readonly images: ReadonlyMap<string, readonly string[]>,
   ) {}
 
-  async start(server: BlockServer, { devices, queues }: Shape): Promise<Daemon> {
+  async start(server: BlockServer, { devices, ...rest }: Shape): Promise<Daemon> {
     this.plan.signal.throwIfAborted();
     const run = this.#runs++;
     const sockets = Array.from({ length: devices }, (_, n) => join(this.plan.folder, `${run}-${n}.sock`));
     const images = (this.images.get(server.name) ?? []).slice(0, devices);
-    const command = server.command({ backing: 'cached', images, sockets, queues });
+    const command = server.command({ backing: 'cached', images, sockets, ...rest });
     return { server, sockets, running: await startServer(command, sockets) };
   }
 
@@ -223,6 +227,11 @@ async function measureIdle(bench: Bench, server: BlockServer): Promise<IdleCost>
   const oneMib = await connected(one);
   const furtherDeviceMib = ((await connected(many)) - oneMib) / IDLE_DEVICES;
   const furtherQueueMib = ((await connected({ devices: 1, queues: 1 + IDLE_QUEUES })) - oneMib) / IDLE_QUEUES;
+  const onThreads = (count: number): Promise<number> =>
+    connected({ devices: 1, queues: count, threads: count });
+  const furtherThread = server.threaded
+    ? { furtherThreadMib: ((await onThreads(1 + IDLE_THREADS)) - (await onThreads(1))) / IDLE_THREADS }
+    : {};
 
   const shape = { devices: IDLE_DEVICES, queues: 1 };
   const daemon = await bench.start(server, shape);
@@ -232,6 +241,7 @@ async function measureIdle(bench: Bench, server: BlockServer): Promise<IdleCost>
       furtherDeviceMib,
       furtherUnusedDeviceMib,
       furtherQueueMib,
+      ...furtherThread,
       devices: IDLE_DEVICES,
       unusedCpuShare: await cpuShare(bench, daemon),
       connectedCpuShare: await bench.whileConnected(daemon, shape, () => cpuShare(bench, daemon)),

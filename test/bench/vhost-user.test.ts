@@ -103,6 +103,19 @@ describe('command lines', () => {
     );
   });
 
+  test('queues can have threads of their own, where the server knows how', () => {
+    const own = ours().command({ ...served, threads: 2 });
+    assert.deepEqual(
+      own.filter((argument) => argument.startsWith('iothread,')),
+      ['iothread,id=io0', 'iothread,id=io1'],
+    );
+    assert.ok(own.at(-1)?.endsWith(',iothread.0=io0,iothread.1=io1'));
+    assert.deepEqual(
+      qemuStorageDaemon().command({ ...served, threads: 2 }),
+      qemuStorageDaemon().command(served),
+    );
+  });
+
   test('queues are threads of one instance, devices are processes of their own', () => {
     const run = { workload: workloads[0], protocol: 'vhost-user', milliseconds: 300, sizeMib: 16 } as const;
     const one = fioArguments({ ...run, workload: { ...run.workload, queues: 4 }, sockets: ['/a'] });
