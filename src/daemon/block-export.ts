@@ -1,6 +1,7 @@
 /** An export: one way out for a block node. Its type-specific options are its creator's business. */
 import { VduseError } from '../base/errors.js';
 import type { BlockNode } from '../block/node.js';
+import type { NamedThread } from '../device/queue-host.js';
 import type { DeviceStatistics } from '../device/statistics.js';
 
 export interface BlockExport {
@@ -35,8 +36,10 @@ export interface BlockExportOptions {
   readonly id: string;
   readonly node: BlockNode;
   readonly writable: boolean;
-  /** The thread of each queue, by thread name; the default spreads queues over the process's pool. */
-  readonly threads?: readonly string[];
+  /** Threads for the queues, in turn; the default spreads queues over the process's pool. */
+  readonly threads?: readonly NamedThread[];
+  /** How long a queue's thread may look for requests before it sleeps, microseconds; 0: not at all. See BlkDeviceOptions. */
+  readonly pollUs?: number;
 }
 
 export interface VduseBlkExportOptions extends BlockExportOptions {

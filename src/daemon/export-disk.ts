@@ -8,6 +8,7 @@ import { type BlockSource, isBlockSource } from '../block/define-block-driver.js
 import { openLocalNode } from '../block/drivers/local-node.js';
 import type { BlockNode, BlockNodeOptions, FileNodeOptions } from '../block/node.js';
 import { openBlockNode } from '../block/open.js';
+import type { NamedThread } from '../device/queue-host.js';
 import type { DeviceStatistics } from '../device/statistics.js';
 import { closeAll } from './close-all.js';
 import { acquireQueueThreads, releaseQueueThreads } from './process-hosts.js';
@@ -27,8 +28,10 @@ export interface DiskOptions {
   readonly blockSize?: number;
   /** `virtio`, the default: /dev/vdX. `vhost`: /dev/vhost-vdpa-N, for a virtual machine. False: not on the bus. */
   readonly attach?: 'virtio' | 'vhost' | false;
-  /** Names of queue threads, used cyclically for the queues; a pool of one per core when absent. */
-  readonly threads?: readonly string[];
+  /** Threads for the queues, in turn; a pool of one per core when absent. */
+  readonly threads?: readonly NamedThread[];
+  /** How long a queue's thread may look for requests before it sleeps, microseconds; 0: not at all. See BlkDeviceOptions. */
+  readonly pollUs?: number;
   /** Where messages go; nowhere when absent. */
   readonly logger?: Logger;
 }
@@ -146,7 +149,7 @@ export async function exportDisk(
   const { node, name } = await openSource(source, options);
   const hosts = acquireQueueThreads();
   try {
-    const { queues, queueSize, blockSize, threads } = options;
+    const { queues, queueSize, blockSize, threads, pollUs } = options;
     const attach = options.attach ?? 'virtio';
     const blockExport = await createVduseBlkExport(
       {
@@ -159,6 +162,7 @@ export async function exportDisk(
         ...(queueSize === undefined ? {} : { queueSize }),
         ...(blockSize === undefined ? {} : { logicalBlockSize: blockSize }),
         ...(threads === undefined ? {} : { threads }),
+        ...(pollUs === undefined ? {} : { pollUs }),
         ...(attach === false ? {} : { attach }),
       },
       { hosts, logger: options.logger ?? silentLogger },

@@ -1,6 +1,7 @@
 /** The exports of a daemon by id, from their creation to whatever ends them. */
 import { errorMessage, VduseError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
+import type { NamedThread } from '../device/queue-host.js';
 import { type BlockExport, createExport, type ExportCreators, type ExportRequest } from './block-export.js';
 import type { GraphNode, NodeLink, NodeUser } from './graph/graph-node.js';
 import { allPermissions, Permission, type Permissions } from './graph/permissions.js';
@@ -57,14 +58,19 @@ export class ExportTable {
     }
   }
 
-  async add(request: ExportRequest, node: GraphNode): Promise<BlockExport> {
+  /** `named`: the threads of the request's iothreads. */
+  async add(
+    request: ExportRequest,
+    node: GraphNode,
+    named: readonly NamedThread[] = [],
+  ): Promise<BlockExport> {
     const { type, nodeName, writable = false, iothreads = [], ...rest } = request;
     if (writable && node.readOnly) {
       throw new VduseError('IMAGE_READ_ONLY', 'Cannot export read-only node as writable', {
         hint: `node '${nodeName}' is read-only: export it with writable=off`,
       });
     }
-    const threads = iothreads.length === 0 ? {} : { threads: iothreads };
+    const threads = named.length === 0 ? {} : { threads: named };
     const user = new ExportUser(type, writable);
     const link = node.attach(user);
     try {

@@ -1,6 +1,8 @@
 /** The objects that users create: iothreads, whose names exports refer to, and secrets. */
 import { VduseError } from '../base/errors.js';
 import { ThrottleGroup } from '../block/throttle-group.js';
+import type { NamedThread } from '../device/queue-host.js';
+import { compact } from '../qmp/qapi.js';
 import { identifierHint, isIdentifier } from './identifier.js';
 import type { UserObject } from './options/object-options.js';
 
@@ -33,15 +35,18 @@ export class ObjectTable {
     return this.#throttleGroups.get(id);
   }
 
-  /** Throws NOT_FOUND unless all of them are iothreads. */
-  checkIothreads(ids: readonly string[]): void {
-    for (const id of ids) {
-      if (this.#objects.get(id)?.type !== 'iothread') {
+  /** The threads of iothreads. Throws NOT_FOUND unless all of them are there. */
+  threads(ids: readonly string[]): NamedThread[] {
+    return ids.map((id) => {
+      const object = this.#objects.get(id);
+      if (object?.type !== 'iothread') {
         throw new VduseError('NOT_FOUND', `iothread "${id}" not found`, {
           hint: `create it before: --object iothread,id=${id}`,
         });
       }
-    }
+      const { cpus, pollUs } = object;
+      return { name: id, ...compact({ cpus, pollUs }) };
+    });
   }
 
   delete(id: string, inUse: boolean): void {

@@ -126,8 +126,8 @@ export class StorageDaemon {
     return this.#operate(async () => {
       this.#exports.checkId(request.id);
       const node = this.#nodes.find({ nodeName: request.nodeName });
-      this.#objects.checkIothreads(request.iothreads ?? []);
-      const blockExport = await this.#exports.add(request, node);
+      const threads = this.#objects.threads(request.iothreads ?? []);
+      const blockExport = await this.#exports.add(request, node, threads);
       this.#logger.info(
         `export ${request.id}: node ${request.nodeName} as ${blockExport.description}, ${blockExport.writable ? 'writable' : 'read-only'}`,
       );

@@ -201,7 +201,7 @@ export async function createVduseBlkExport(
       hint: 'Open the node writable, or export it with writable=off.',
     });
   }
-  const { node, writable, queueCount, queueSize, logicalBlockSize, serial, threads } = options;
+  const { node, writable, queueCount, queueSize, logicalBlockSize, serial, threads, pollUs } = options;
   const device = await BlkDevice.create({
     node,
     hosts: context.hosts,
@@ -213,6 +213,7 @@ export async function createVduseBlkExport(
     ...(queueSize === undefined ? {} : { queueSize }),
     ...(logicalBlockSize === undefined ? {} : { logicalBlockSize }),
     ...(threads === undefined ? {} : { threads }),
+    ...(pollUs === undefined ? {} : { pollUs }),
   });
   const transport = await createTransport(options, device, context);
   const created = new VduseBlkExportImplementation(options, { device, transport, logger: context.logger });

@@ -44,9 +44,18 @@ export interface QueueHost {
   stop(id: number, timeoutMs: number): Promise<QueueStop>;
 }
 
+/** A thread that queues ask for by name (QEMU's iothread). Whoever names it first says what it is like. */
+export interface NamedThread {
+  readonly name: string;
+  /** The processors that it may run on; all when absent. */
+  readonly cpus?: readonly number[];
+  /** How long it may look for work before it sleeps, microseconds, whatever its queues ask for. */
+  readonly pollUs?: number;
+}
+
 export interface QueueHosts {
-  /** The hosts for so many queues: by name where names are given (cyclically), else spread over the pool. */
-  assign(queueCount: number, names?: readonly string[]): Promise<QueueHost[]>;
+  /** The hosts for so many queues: the threads given, in turn, else spread over the pool. */
+  assign(queueCount: number, threads?: readonly NamedThread[]): Promise<QueueHost[]>;
   /** The host for code that lives on the main thread. */
   local(): QueueHost;
 }

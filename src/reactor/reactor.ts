@@ -32,7 +32,7 @@ export interface EventSource {
 export interface ReactorOptions {
   /** Entries of the submission queue, a power of two. */
   readonly entries?: number;
-  /** Microseconds to look for work before a sleep, at most, whatever the sources want. See PollWindow. */
+  /** Microseconds to look for work before a sleep, at most: instead of what the sources ask for. See PollWindow. */
   readonly pollUs?: number;
 }
 
@@ -43,7 +43,7 @@ export class Reactor implements CompletionHandler {
   /** The longest sleep of `run`, in milliseconds. A source that waits for a time shortens it before a sleep. */
   sleepMs: number = limits.sleepMsMax;
   readonly #sources: (EventSource | undefined)[] = [];
-  readonly #pollUs: number;
+  readonly #pollUs: number | undefined;
   readonly #window = new PollWindow();
   /** Numbers of the sources that are there, for the loops of a turn. */
   #active: number[] = [];
@@ -54,7 +54,7 @@ export class Reactor implements CompletionHandler {
 
   constructor(options: ReactorOptions = {}) {
     this.ring = new IoUring(options.entries ?? defaultEntries);
-    this.#pollUs = options.pollUs ?? 0;
+    this.#pollUs = options.pollUs;
     this.#adjustWindow();
   }
 
@@ -214,12 +214,10 @@ export class Reactor implements CompletionHandler {
     return false;
   }
 
-  /** The window of the thread is the longest that a source wants. */
+  /** The window of the thread is the longest that a source asks for. */
   #adjustWindow(): void {
-    let pollUs = this.#pollUs;
-    for (const number of this.#active) {
-      pollUs = Math.max(pollUs, this.#sources[number]?.pollUs ?? 0);
-    }
+    const wanted = this.#active.map((number) => this.#sources[number]?.pollUs ?? 0);
+    const pollUs = this.#pollUs ?? Math.max(0, ...wanted);
     if (pollUs / 1000 !== this.#window.limitMs) {
       this.#window.limitMs = pollUs / 1000;
     }

@@ -5,7 +5,9 @@ import type { MemoryUpdate, QueueSpec, QueueStop } from '../device/queue-host.js
 export interface ThreadSetup {
   /** An eventfd: the main thread signals it after each command. */
   readonly wakeFd: number;
-  readonly pollUs: number;
+  /** Overrides what the queues ask for. */
+  readonly pollUs?: number;
+  readonly cpus?: readonly number[];
 }
 
 export type ThreadCommand =

@@ -6,6 +6,7 @@
 import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { errorMessage, VduseError } from '../base/errors.js';
 import { limits } from '../base/limits.js';
+import { setThreadAffinity } from '../native/affinity.js';
 import { type EventSource, Reactor } from '../reactor/reactor.js';
 import type { ThreadCommand, ThreadReport, ThreadSetup } from './messages.js';
 import { QueueRunner } from './queue-runner.js';
@@ -109,7 +110,10 @@ class CommandSource implements EventSource {
 }
 
 function main(port: MessagePort, setup: ThreadSetup): void {
-  const reactor = new Reactor({ pollUs: setup.pollUs });
+  if (setup.cpus !== undefined) {
+    setThreadAffinity(setup.cpus);
+  }
+  const reactor = new Reactor(setup);
   const runner = new QueueRunner(reactor);
   const source = new CommandSource({ reactor, runner, port, wakeFd: setup.wakeFd });
   port.postMessage({ kind: 'ready' } satisfies ThreadReport);

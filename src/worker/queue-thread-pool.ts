@@ -3,14 +3,16 @@
  * queues than cores share threads; a name makes a thread of its own (QEMU's iothread).
  */
 import { availableParallelism } from 'node:os';
-import type { QueueHost, QueueHosts } from '../device/queue-host.js';
+import type { NamedThread, QueueHost, QueueHosts } from '../device/queue-host.js';
 import { LocalQueueHost } from './local-queue-host.js';
-import { QueueThread } from './queue-thread.js';
+import { QueueThread, type QueueThreadOptions } from './queue-thread.js';
 
 export interface QueueThreadPoolOptions {
   /** Threads for queues that name none; the number of cores when absent. */
   readonly size?: number;
-  /** Microseconds that a thread looks for work before it sleeps; 0, the default: none. */
+  /** The processors that unnamed threads may run on, one each in turn; any when absent. */
+  readonly cpus?: readonly number[];
+  /** Microseconds that a thread may look for work before it sleeps, whatever its queues ask for; 0: none. */
   readonly pollUs?: number;
   /** Milliseconds that a thread may take to start a queue; 5000 when absent. */
   readonly startTimeoutMs?: number;
@@ -18,7 +20,8 @@ export interface QueueThreadPoolOptions {
 
 export class QueueThreadPool implements QueueHosts {
   readonly #size: number;
-  readonly #options: { readonly pollUs: number; readonly startTimeoutMs?: number };
+  readonly #cpus: readonly number[];
+  readonly #options: Pick<QueueThreadOptions, 'pollUs' | 'startTimeoutMs'>;
   readonly #threads = new Map<string, Promise<QueueThread>>();
   readonly #started = new Set<QueueThread>();
   readonly #local = new LocalQueueHost();
@@ -26,22 +29,19 @@ export class QueueThreadPool implements QueueHosts {
   #next = 0;
 
   constructor(options: QueueThreadPoolOptions = {}) {
-    this.#size = options.size ?? availableParallelism();
-    const { pollUs = 0, startTimeoutMs } = options;
-    this.#options = { pollUs, ...(startTimeoutMs === undefined ? {} : { startTimeoutMs }) };
+    const { size, cpus = [], ...threadOptions } = options;
+    this.#size = size ?? (cpus.length > 0 ? cpus.length : availableParallelism());
+    this.#cpus = cpus;
+    this.#options = threadOptions;
     // Node joins its threads when the process ends; one that sleeps in the kernel must be told to wake.
     process.once('exit', this.#onExit);
   }
 
-  async assign(queueCount: number, names?: readonly string[]): Promise<QueueHost[]> {
+  async assign(queueCount: number, threads: readonly NamedThread[] = []): Promise<QueueHost[]> {
     return Promise.all(
-      Array.from({ length: queueCount }, (_, queue) => {
-        const name =
-          names === undefined || names.length === 0
-            ? `queues-${this.#next++ % this.#size}`
-            : names[queue % names.length];
-        return this.#thread(name);
-      }),
+      Array.from({ length: queueCount }, (_, queue) =>
+        this.#thread(threads.length === 0 ? this.#nextUnnamed() : threads[queue % threads.length]),
+      ),
     );
   }
 
@@ -69,10 +69,17 @@ export class QueueThreadPool implements QueueHosts {
     }
   };
 
-  #thread(name: string): Promise<QueueThread> {
+  #nextUnnamed(): NamedThread {
+    const number = this.#next++ % this.#size;
+    const name = `queues-${number}`;
+    return this.#cpus.length === 0 ? { name } : { name, cpus: [this.#cpus[number % this.#cpus.length]] };
+  }
+
+  #thread(thread: NamedThread): Promise<QueueThread> {
+    const { name } = thread;
     let starting = this.#threads.get(name);
     if (starting === undefined) {
-      starting = QueueThread.start({ name, ...this.#options }).then(
+      starting = QueueThread.start({ ...this.#options, ...thread }).then(
         (thread) => {
           this.#started.add(thread);
           void thread.ended.then(() => {

@@ -1,7 +1,14 @@
 /** A queue thread as the main thread sees it. */
 import { Worker } from 'node:worker_threads';
 import { type ErrorCode, errorMessage, VduseError } from '../base/errors.js';
-import type { MemoryUpdate, QueueHost, QueueListener, QueueSpec, QueueStop } from '../device/queue-host.js';
+import type {
+  MemoryUpdate,
+  NamedThread,
+  QueueHost,
+  QueueListener,
+  QueueSpec,
+  QueueStop,
+} from '../device/queue-host.js';
 import { QueueField, SharedDeviceState } from '../device/statistics.js';
 import { closeFd, createEventFd, signalEventFd } from '../native/fd.js';
 import type { ThreadCommand, ThreadReport, ThreadSetup } from './messages.js';
@@ -17,9 +24,7 @@ const startTimeoutMsDefault = 5000;
 /** How much longer than its own time a stop may take to be answered. */
 const stopGrace = 0.25;
 
-export interface QueueThreadOptions {
-  readonly name: string;
-  readonly pollUs: number;
+export interface QueueThreadOptions extends NamedThread {
   readonly startTimeoutMs?: number;
 }
 
@@ -43,7 +48,7 @@ export class QueueThread implements QueueHost {
     this.#wakeFd = createEventFd();
     this.#worker = new Worker(new URL('./queue-thread-main.js', import.meta.url), {
       name: options.name,
-      workerData: { wakeFd: this.#wakeFd, pollUs: options.pollUs } satisfies ThreadSetup,
+      workerData: { ...options, wakeFd: this.#wakeFd } satisfies ThreadSetup,
     });
     this.ended = new Promise((resolve) => {
       this.#resolveEnded = resolve;

@@ -159,7 +159,7 @@ describe('QMP commands of the daemon', () => {
       logicalBlockSize: 4096,
       serial: 'S1',
       attach: 'vhost',
-      threads: ['io0'],
+      threads: [{ name: 'io0' }],
     });
     assert.deepEqual(await succeed('query-block-exports'), [
       { id: 'e', type: 'vduse-blk', 'node-name': 'n', 'shutting-down': false },

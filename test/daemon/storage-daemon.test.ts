@@ -123,7 +123,7 @@ describe('exports of a daemon', () => {
       writable: true,
       queueCount: 2,
       attach: 'virtio',
-      threads: ['io1', 'io0'],
+      threads: [{ name: 'io1' }, { name: 'io0' }],
     });
     await daemon.addExport(served('f', 'a'));
     assert.deepEqual(withNodeName(fakes.exports[1].options), {

@@ -31,8 +31,8 @@ const activation: Activation = {
 
 test('each queue runs on its host, with its number and an id of its own', async () => {
   const hosts = new ControlledHosts();
-  const device = await create(hosts, { threads: ['a', 'b'] });
-  assert.deepEqual(hosts.asked, [['a', 'b']]);
+  const device = await create(hosts, { threads: [{ name: 'a' }, { name: 'b' }] });
+  assert.deepEqual(hosts.asked, [[{ name: 'a' }, { name: 'b' }]]);
   await device.activate(activation);
   const ids = hosts.hosts.flatMap((host, n) =>
     [...host.running].map(([id, { spec }]) => {

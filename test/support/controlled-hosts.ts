@@ -1,6 +1,7 @@
 /** Queue hosts whose starts and stops the test decides: what a device does with several of them. */
 import type {
   MemoryUpdate,
+  NamedThread,
   QueueHost,
   QueueHosts,
   QueueListener,
@@ -41,11 +42,11 @@ export class ControlledHost implements QueueHost {
 export class ControlledHosts implements QueueHosts {
   readonly hosts: ControlledHost[] = [];
   readonly main = new ControlledHost('main');
-  /** The names that devices asked for. */
-  readonly asked: (readonly string[] | undefined)[] = [];
+  /** The threads that devices asked for. */
+  readonly asked: (readonly NamedThread[] | undefined)[] = [];
 
-  async assign(queueCount: number, names?: readonly string[]): Promise<QueueHost[]> {
-    this.asked.push(names);
+  async assign(queueCount: number, threads?: readonly NamedThread[]): Promise<QueueHost[]> {
+    this.asked.push(threads);
     const made = Array.from({ length: queueCount }, (_, n) => new ControlledHost(`host-${n}`));
     this.hosts.push(...made);
     return made;

@@ -1,5 +1,7 @@
 /** Queue threads: how queues are spread over them, and what becomes of a thread that dies. */
 import assert from 'node:assert/strict';
+import { readdirSync, readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { after, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { EngineSpec } from '../../src/block/engine.js';
@@ -23,8 +25,21 @@ function nullNode(): Promise<BlockNode> {
   return openBlockNode({ driver: 'null-co', nodeName: 'n', readZeroes: true });
 }
 
+/** Cpus_allowed_list of each thread of this process. */
+function threadAffinities(): string[] {
+  return readdirSync('/proc/self/task').map((task) => {
+    const status = readFileSync(`/proc/self/task/${task}/status`, 'latin1');
+    return /^Cpus_allowed_list:\s*(.*)$/m.exec(status)?.[1] ?? '';
+  });
+}
+
 async function names(pool: QueueThreadPool, count: number, threads?: string[]): Promise<string[]> {
-  return (await pool.assign(count, threads)).map(({ name }) => name);
+  return (
+    await pool.assign(
+      count,
+      threads?.map((name) => ({ name })),
+    )
+  ).map(({ name }) => name);
 }
 
 describe('spreading queues', () => {
@@ -36,20 +51,29 @@ describe('spreading queues', () => {
     assert.deepEqual(pool.threadNames.sort(), ['queues-0', 'queues-1', 'queues-2']);
   });
 
+  test('each on its processors', async () => {
+    const pool = makePool(2);
+    const before = new Set(threadAffinities());
+    await pool.assign(1, [{ name: 'pinned', cpus: [0] }]);
+    assert.ok(!before.has('0') || availableParallelism() === 1);
+    assert.ok(threadAffinities().includes('0'));
+    await assert.rejects(pool.assign(1, [{ name: 'nowhere', cpus: [8000] }]), /sched_setaffinity .*8000/);
+  });
+
   test('over named threads in turn, which names share', async () => {
     const pool = makePool(1);
     assert.deepEqual(await names(pool, 5, ['a', 'b']), ['a', 'b', 'a', 'b', 'a']);
     assert.deepEqual(await names(pool, 1, ['b']), ['b']);
     assert.deepEqual(await names(pool, 1, []), ['queues-0']);
     assert.deepEqual(pool.threadNames.sort(), ['a', 'b', 'queues-0']);
-    const [first, second] = await pool.assign(2, ['a', 'a']);
+    const [first, second] = await pool.assign(2, [{ name: 'a' }, { name: 'a' }]);
     assert.equal(first, second);
   });
 
   test('threads start when they are first wanted, two askers at once get the same', async () => {
     const pool = makePool(8);
     assert.deepEqual(pool.threadNames, []);
-    const [one, two] = await Promise.all([pool.assign(1, ['x']), pool.assign(1, ['x'])]);
+    const [one, two] = await Promise.all([pool.assign(1, [{ name: 'x' }]), pool.assign(1, [{ name: 'x' }])]);
     assert.equal(one[0], two[0]);
     assert.deepEqual(pool.threadNames, ['x']);
   });
@@ -97,7 +121,7 @@ describe('a thread that dies', () => {
   /** A block driver whose engine does not exist: the first request ends its thread. */
   async function deadly(pool: QueueThreadPool): Promise<{ setup: BlkSetup; told: Promise<string> }> {
     const node: BlockNode = { ...(await nullNode()), engine: { kind: 'none' } as unknown as EngineSpec };
-    const setup = await startBlk({ node, hosts: pool, device: { threads: ['mortal'] } });
+    const setup = await startBlk({ node, hosts: pool, device: { threads: [{ name: 'mortal' }] } });
     const told = new Promise<string>((resolve) => {
       setup.device.setListener({ onConfigChange() {}, onMemoryMiss() {}, onNeedsReset: resolve });
     });
@@ -115,7 +139,11 @@ describe('a thread that dies', () => {
     await assert.rejects(setup.frontEnd.activate(), { code: 'DEVICE_BROKEN', message: /'mortal'/ });
     await setup.frontEnd.close();
 
-    const heir = await startBlk({ node: await nullNode(), hosts: pool, device: { threads: ['mortal'] } });
+    const heir = await startBlk({
+      node: await nullNode(),
+      hosts: pool,
+      device: { threads: [{ name: 'mortal' }] },
+    });
     assert.equal((await heir.client.read(0, 512)).status, BLK_S.OK);
     assert.deepEqual(pool.threadNames.sort(), ['mortal', 'queues-0']);
     await heir.close();

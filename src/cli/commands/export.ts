@@ -1,6 +1,7 @@
 /** vduse export: gives a disk image to this machine for as long as the command runs. */
 import { availableParallelism } from 'node:os';
 import { type Command, Option } from 'commander';
+import { parseCpuList } from '../../base/cpu-list.js';
 import { VduseError } from '../../base/errors.js';
 import { limits } from '../../base/limits.js';
 import {
@@ -85,6 +86,16 @@ export function exportCommand(context: CommandContext): Command {
         '--threads <n>',
         'threads that serve the queues (default: one per core)',
         integerIn({ min: 1, max: THREADS_MAX }),
+      ),
+    )
+    .addOption(
+      checkedOption('--cpus <list>', 'processors for these threads, one each, such as 2-3', parseCpuList),
+    )
+    .addOption(
+      checkedOption(
+        '--poll-us <n>',
+        'microseconds to look for requests before sleeping (default: 50, or 0 with --cache-direct)',
+        integerIn({ min: 0, max: limits.pollUsMax }),
       ),
     )
     .option('--json', 'print events as lines of JSON')

@@ -23,7 +23,7 @@ const optionHelp = {
   --export [type=]vduse-blk,id=<id>,node-name=<N>,name=<device name>
            [,writable=on|off][,num-queues=<count>][,queue-size=<size>]
            [,logical-block-size=<bytes>][,serial=<serial number>]
-           [,iothread=<id>][,attach=virtio|vhost]
+           [,iothread=<id>][,poll-us=<n>][,attach=virtio|vhost]
                          serve the block node as the VDUSE device
                          /dev/vduse/<device name>; vduse-id=<number> in place
                          of name= means the number as the name
@@ -42,7 +42,7 @@ const optionHelp = {
                          serve exports of the type nbd
 `,
   object: `\
-  --object [qom-type=]iothread,id=<id>
+  --object [qom-type=]iothread,id=<id>[,poll-max-ns=<n>][,cpu-affinity=<list>]
                          name a thread for the queues of exports
   --object [qom-type=]secret,id=<id>,data=<text>|file=<path>
            [,format=raw|base64]

@@ -13,7 +13,7 @@ import { isIdentifier } from '../../daemon/identifier.js';
 import { StorageDaemon } from '../../daemon/storage-daemon.js';
 import { createVduseBlkExport, type VduseBlkExport } from '../../daemon/vduse-export.js';
 import { vdpaBusDevice } from '../../native/vdpa-bus.js';
-import { QueueThreadPool } from '../../worker/queue-thread-pool.js';
+import { QueueThreadPool, type QueueThreadPoolOptions } from '../../worker/queue-thread-pool.js';
 import { controlSocketPath, prepareRunDirectory } from './control-socket.js';
 import { describeUse, deviceOpeners, diskUses } from './disk-use.js';
 import { ExitStatus } from './errors.js';
@@ -34,8 +34,7 @@ export interface ExportSettings {
   readonly queueSize: number;
   readonly blockSize: number | undefined;
   readonly binding: Binding;
-  /** Queue threads; one per core when undefined. */
-  readonly threads: number | undefined;
+  readonly threads: QueueThreadPoolOptions;
   readonly intervalMs: number;
 }
 
@@ -69,8 +68,7 @@ export class ExportSession {
   constructor(settings: ExportSettings, report: ExportReport, logger: Logger) {
     this.#settings = settings;
     this.#report = report;
-    const { threads } = settings;
-    const hosts = new QueueThreadPool(threads === undefined ? {} : { size: threads });
+    const hosts = new QueueThreadPool(settings.threads);
     this.#hosts = hosts;
     this.#daemon = new StorageDaemon({
       openBlockNode,

@@ -3,6 +3,7 @@ import { resolve } from 'node:path';
 import { limits } from '../../base/limits.js';
 import type { AioMode, BlockNodeOptions, DetectZeroes, DiscardMode } from '../../block/node.js';
 import { deviceNameFor, fileNodeOptions } from '../../daemon/export-disk.js';
+import { compact } from '../../qmp/qapi.js';
 import type { CommandContext } from './command.js';
 import { UsageError } from './errors.js';
 import { JsonReport, TextReport } from './export-report.js';
@@ -26,6 +27,8 @@ export interface ExportFlags extends LogOptions {
   readonly detectZeroes?: DetectZeroes;
   readonly aio?: AioMode;
   readonly threads?: number;
+  readonly cpus?: readonly number[];
+  readonly pollUs?: number;
   readonly json?: true;
   readonly interval: number;
 }
@@ -54,7 +57,7 @@ export function exportSettings(image: string, flags: ExportFlags): ExportSetting
     queueSize: flags.queueSize,
     blockSize: flags.blockSize,
     binding: !flags.attach ? false : flags.vhost === true ? 'vhost' : 'virtio',
-    threads: flags.threads,
+    threads: { ...compact({ size: flags.threads, cpus: flags.cpus, pollUs: flags.pollUs }) },
     intervalMs: flags.interval * 1000,
   };
 }

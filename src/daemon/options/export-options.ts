@@ -28,6 +28,7 @@ export const exportOptions = declare((s) =>
       'logical-block-size': s.size.optional(),
       serial: s.str.optional(),
       attach: choice('virtio', 'vhost').optional(),
+      'poll-us': s.uint16.optional(),
     }),
     struct({
       type: z.literal('nbd'),
@@ -103,6 +104,7 @@ function toVduseBlkRequest(options: VduseBlkOptions): ExportRequestOf<'vduse-blk
       logicalBlockSize: options['logical-block-size'],
       serial: options.serial,
       attach: options.attach,
+      pollUs: options['poll-us'],
       iothreads: toIothreads(options),
     }),
   };

@@ -1,8 +1,11 @@
 /** Objects as --object and object-add write them (QEMU: qapi/qom.json, ObjectOptions). */
 import { readFileSync } from 'node:fs';
 import { z } from 'zod';
+import { parseCpuList } from '../../base/cpu-list.js';
 import { errorMessage, VduseError } from '../../base/errors.js';
+import { limits } from '../../base/limits.js';
 import type { ThrottleLimits } from '../../block/throttle-group.js';
+import type { NamedThread } from '../../device/queue-host.js';
 import { choice, declare, struct, variants } from '../../qmp/qapi.js';
 import { throttleLimitsStruct, throttleProperties, toThrottleLimits } from './throttle-options.js';
 
@@ -11,8 +14,10 @@ export const objectOptions = declare((s) =>
     struct({
       'qom-type': z.literal('iothread'),
       id: s.str,
-      // How QEMU's loop polls and batches. Queue threads here adapt by themselves; see docs/storage-daemon.md.
       'poll-max-ns': s.int.optional(),
+      // Ours: QEMU leaves it to whoever knows the thread's id.
+      'cpu-affinity': s.str.optional(),
+      // How QEMU's loop polls and batches. Queue threads here adapt by themselves; see docs/storage-daemon.md.
       'poll-grow': s.int.optional(),
       'poll-shrink': s.int.optional(),
       'aio-max-batch': s.int.optional(),
@@ -39,18 +44,34 @@ type ObjectOptions = z.output<typeof objectOptions.json>;
 
 export type UserObject =
   | { readonly type: 'throttle-group'; readonly id: string; readonly limits: ThrottleLimits }
-  | { readonly type: 'iothread'; readonly id: string }
+  | ({ readonly type: 'iothread'; readonly id: string } & Omit<NamedThread, 'name'>)
   | { readonly type: 'secret'; readonly id: string; readonly secret: Buffer };
 
 /** Throws INVALID_ARGUMENT, or SYSTEM_CALL when the secret's file can't be read. */
 export function toUserObject(options: ObjectOptions): UserObject {
   if (options['qom-type'] === 'iothread') {
-    return { type: 'iothread', id: options.id };
+    return toIothread(options);
   }
   if (options['qom-type'] === 'throttle-group') {
     return { type: 'throttle-group', id: options.id, limits: toThrottleLimits(options) };
   }
   return { type: 'secret', id: options.id, secret: readSecret(options) };
+}
+
+type IothreadOptions = Extract<ObjectOptions, { 'qom-type': 'iothread' }>;
+
+/** A time for polling longer than ours can be is cut, as any time is an upper bound only. */
+function toIothread(options: IothreadOptions): UserObject {
+  const { id, 'poll-max-ns': pollMaxNs, 'cpu-affinity': cpus } = options;
+  if (pollMaxNs !== undefined && pollMaxNs < 0) {
+    throw new VduseError('INVALID_ARGUMENT', 'poll-max-ns value must be in range [0, 9223372036854775807]');
+  }
+  return {
+    type: 'iothread',
+    id,
+    ...(pollMaxNs === undefined ? {} : { pollUs: Math.min(pollMaxNs / 1000, limits.pollUsMax) }),
+    ...(cpus === undefined ? {} : { cpus: parseCpuList(cpus) }),
+  };
 }
 
 type SecretOptions = Extract<ObjectOptions, { 'qom-type': 'secret' }>;

@@ -7,7 +7,7 @@ import type { BlockNode } from '../../block/node.js';
 import type { MemoryRegion } from '../../memory/guest-memory.js';
 import { describeErrno } from '../../native/errno.js';
 import { checkInteger, checkPowerOfTwo } from '../check-number.js';
-import type { QueueHost, QueueHosts, QueueListener } from '../queue-host.js';
+import type { NamedThread, QueueHost, QueueHosts, QueueListener } from '../queue-host.js';
 import { nextQueueId } from '../queue-id.js';
 import { type DeviceStatistics, QueueField, SharedDeviceState } from '../statistics.js';
 import {
@@ -40,8 +40,8 @@ export interface BlkDeviceOptions {
    * When absent, 50 where requests can end while the thread submits them, 0 for O_DIRECT (docs/performance.md).
    */
   readonly pollUs?: number;
-  /** Names of queue threads, used cyclically; the process's pool when absent. */
-  readonly threads?: readonly string[];
+  /** Threads for the queues, in turn; the process's pool when absent. */
+  readonly threads?: readonly NamedThread[];
 }
 
 const defaultQueueSize = 256;
