@@ -201,6 +201,7 @@ describe('NBD programs', () => {
       '--blockalign=512',
       '--iodepth=32',
       '--verify=crc32c',
+      '--verify_state_save=0',
       '--verify_fatal=1',
       '--do_verify=1',
       '--output-format=json',
