@@ -124,7 +124,7 @@ describe('the command line', () => {
         '{"type":"vduse-blk","id":"e","node-name":"a","name":"n","iothread":"io0"}',
       ),
       [
-        ['addObject', { type: 'iothread', id: 'io0' }],
+        ['addObject', { type: 'iothread', id: 'io0', pollUs: 32.768 }],
         [
           'addNode',
           { driver: 'file', nodeName: 'a', filename: 'a,b', cache: { direct: true, noFlush: false } },
