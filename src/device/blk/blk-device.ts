@@ -68,7 +68,7 @@ export class BlkDevice implements VirtioDevice {
   readonly #logger: Logger;
   readonly #shared: SharedDeviceState;
   readonly #hosts: QueueHosts;
-  readonly #threadNames: readonly string[] | undefined;
+  readonly #namedThreads: readonly NamedThread[] | undefined;
   /** The queue threads, once they were needed. */
   #threads: readonly QueueHost[] | undefined;
   readonly #running = new Map<number, { id: number; host: QueueHost }>();
@@ -118,7 +118,7 @@ export class BlkDevice implements VirtioDevice {
     this.#node = node;
     this.#logger = options.logger;
     this.#hosts = options.hosts;
-    this.#threadNames = options.threads;
+    this.#namedThreads = options.threads;
     this.#shared = new SharedDeviceState({ queueCount });
     this.#shared.capacityBytes = this.#capacity();
     this.deviceFeatures = blkFeatures({
@@ -258,7 +258,7 @@ export class BlkDevice implements VirtioDevice {
     if (needsMainThread(this.#node.engine)) {
       return new Array<QueueHost>(this.queueCount).fill(this.#hosts.local());
     }
-    this.#threads ??= await this.#hosts.assign(this.queueCount, this.#threadNames);
+    this.#threads ??= await this.#hosts.assign(this.queueCount, this.#namedThreads);
     return this.#threads;
   }
 
