@@ -1,4 +1,4 @@
-/** Lists of processors the way Linux writes them: "0-3,8". */
+/** Sets of processors the way Linux writes them, as lists: "0-3,8". */
 import { VduseError } from './errors.js';
 
 /** CONFIG_NR_CPUS of the largest kernels. */
@@ -21,4 +21,16 @@ export function parseCpuList(text: string): number[] {
     }
   }
   return [...cpus];
+}
+
+/** The same as a mask, the way Linux writes those: words of 32 processors in hexadecimal, the last ones first. */
+export function formatCpuMask(cpus: readonly number[]): string {
+  const words = new Uint32Array((Math.max(0, ...cpus) >> 5) + 1);
+  for (const cpu of cpus) {
+    words[cpu >> 5] |= 1 << (cpu & 31);
+  }
+  return [...words]
+    .reverse()
+    .map((word) => word.toString(16).padStart(8, '0'))
+    .join(',');
 }

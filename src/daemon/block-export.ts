@@ -49,6 +49,8 @@ export interface VduseBlkExportOptions extends BlockExportOptions {
   readonly queueSize?: number;
   readonly logicalBlockSize?: number;
   readonly serial?: string;
+  /** The processors that the queues' interrupts are taken on; the kernel's own choice when absent. */
+  readonly irqCpus?: readonly number[];
   /** Adds the device to the vDPA bus, as `vdpa dev add` does, and binds that driver; absent: the user does. */
   readonly attach?: 'virtio' | 'vhost';
 }

@@ -181,6 +181,7 @@ async function createTransport(
       name: options.name,
       device,
       logger: context.logger,
+      ...(options.irqCpus === undefined ? {} : { irqCpus: options.irqCpus }),
       ...(kernel === undefined ? {} : { kernel }),
     });
   } catch (error) {

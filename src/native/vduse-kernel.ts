@@ -2,7 +2,9 @@
  * The narrow seam below the VDUSE transport: everything that it asks of a VDUSE driver, in the kernel ABI's
  * bytes. Behind it stands Linux's module, or anything that plays it.
  */
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { formatCpuMask } from '../base/cpu-list.js';
+import { VduseError } from '../base/errors.js';
 import { closeFd, ioctl, OpenFlag, openFile, readFd, writeFd } from './fd.js';
 import { type FdWatcher, watchReadable } from './fd-watcher.js';
 import type { NotifierSpec } from './notifier.js';
@@ -26,6 +28,11 @@ export interface VduseKernel {
   notifier(fd: number, queue: number): NotifierSpec;
   /** Milliseconds that the driver waits for an answer. */
   messageTimeoutMs(name: string): number;
+  /**
+   * Says on which processors a queue's interrupts are taken. Throws NOT_SUPPORTED where the driver can't (Linux
+   * before 6.4), INVALID_ARGUMENT for processors that are not there.
+   */
+  setIrqAffinity(name: string, queue: number, cpus: readonly number[]): void;
   /** Puts the device on the vDPA bus. Resolves when the bus driver's probe is over, which needs answers meanwhile. */
   addToBus(name: string): Promise<void>;
   removeFromBus(name: string): Promise<void>;
@@ -51,6 +58,23 @@ export const linuxVduse: VduseKernel = {
       return seconds > 0 ? seconds * 1000 : defaultTimeoutMs;
     } catch {
       return defaultTimeoutMs;
+    }
+  },
+  setIrqAffinity: (name, queue, cpus) => {
+    const list = cpus.join(',');
+    try {
+      writeFileSync(`/sys/class/vduse/${name}/vq${queue}/irq_cb_affinity`, formatCpuMask(cpus));
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') {
+        throw new VduseError('NOT_SUPPORTED', "this kernel has no interrupt affinity for VDUSE's queues", {
+          cause: error,
+          hint: 'Linux 6.4 or newer has it. Leave the setting out.',
+        });
+      }
+      throw new VduseError('INVALID_ARGUMENT', `interrupts can't be taken on processors ${list}`, {
+        cause: error,
+        hint: '`lscpu` shows which processors are online.',
+      });
     }
   },
   addToBus: (name) => vdpaDeviceAdd({ name, managementDevice: 'vduse' }),

@@ -214,6 +214,10 @@ export class SoftwareVduse implements VduseKernel {
     return this.#onBus(() => this.#removeFromBus(name));
   }
 
+  setIrqAffinity(): void {
+    throw new VduseError('NOT_SUPPORTED', 'the software driver has no interrupts to place');
+  }
+
   isOnBus(name: string): boolean {
     return this.#devices.get(name)?.onBus === true;
   }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { parseCpuList } from '../../src/base/cpu-list.js';
+import { formatCpuMask, parseCpuList } from '../../src/base/cpu-list.js';
 
 test('lists of processors are read as Linux writes them', () => {
   assert.deepEqual(parseCpuList('0'), [0]);
@@ -13,4 +13,10 @@ test('lists of processors are read as Linux writes them', () => {
       wrong,
     );
   }
+});
+
+test('masks of processors are written as Linux reads them', () => {
+  assert.equal(formatCpuMask([0]), '00000001');
+  assert.equal(formatCpuMask([0, 1, 31]), '80000003');
+  assert.equal(formatCpuMask([33, 0]), '00000002,00000001');
 });

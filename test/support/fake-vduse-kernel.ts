@@ -51,6 +51,10 @@ export class FakeVduse implements VduseKernel {
   readonly #unanswered = new Map<number, Message>();
   #nextId = 1;
 
+  setIrqAffinity(name: string, queue: number, cpus: readonly number[]): void {
+    this.calls.push(`setIrqAffinity ${name} ${queue} ${cpus.join(',')}`);
+  }
+
   /** The driver's rings and memory: what VQ_GET_INFO tells and kicks come from. Without memory the map is empty. */
   connect(frontEnd: FrontEnd, memory: 'all' | 'rings' | 'none' = 'all'): void {
     this.#frontEnd = frontEnd;

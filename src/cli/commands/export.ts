@@ -92,6 +92,9 @@ export function exportCommand(context: CommandContext): Command {
       checkedOption('--cpus <list>', 'processors for these threads, one each, such as 2-3', parseCpuList),
     )
     .addOption(
+      checkedOption('--irq-cpus <list>', "processors that take the queues' interrupts", parseCpuList),
+    )
+    .addOption(
       checkedOption(
         '--poll-us <n>',
         'microseconds to look for requests before sleeping (default: 50, or 0 with --cache-direct)',

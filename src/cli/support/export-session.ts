@@ -13,6 +13,7 @@ import { isIdentifier } from '../../daemon/identifier.js';
 import { StorageDaemon } from '../../daemon/storage-daemon.js';
 import { createVduseBlkExport, type VduseBlkExport } from '../../daemon/vduse-export.js';
 import { vdpaBusDevice } from '../../native/vdpa-bus.js';
+import { compact } from '../../qmp/qapi.js';
 import { QueueThreadPool, type QueueThreadPoolOptions } from '../../worker/queue-thread-pool.js';
 import { controlSocketPath, prepareRunDirectory } from './control-socket.js';
 import { describeUse, deviceOpeners, diskUses } from './disk-use.js';
@@ -30,6 +31,7 @@ export interface ExportSettings {
   /** Whether the name was made of the image's. */
   readonly nameIsDerived: boolean;
   readonly serial: string;
+  readonly irqCpus: readonly number[] | undefined;
   readonly queues: number;
   readonly queueSize: number;
   readonly blockSize: number | undefined;
@@ -115,7 +117,7 @@ export class ExportSession {
   }
 
   async #addExport(): Promise<void> {
-    const { node, name, serial, queues, queueSize, blockSize, binding } = this.#settings;
+    const { node, name, serial, queues, queueSize, blockSize, irqCpus, binding } = this.#settings;
     try {
       await this.#daemon.addExport({
         type: 'vduse-blk',
@@ -126,7 +128,7 @@ export class ExportSession {
         serial,
         queueCount: queues,
         queueSize,
-        ...(blockSize === undefined ? {} : { logicalBlockSize: blockSize }),
+        ...compact({ logicalBlockSize: blockSize, irqCpus }),
         ...(binding === false ? {} : { attach: binding }),
       });
     } catch (error) {

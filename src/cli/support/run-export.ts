@@ -29,6 +29,7 @@ export interface ExportFlags extends LogOptions {
   readonly threads?: number;
   readonly cpus?: readonly number[];
   readonly pollUs?: number;
+  readonly irqCpus?: readonly number[];
   readonly json?: true;
   readonly interval: number;
 }
@@ -58,6 +59,7 @@ export function exportSettings(image: string, flags: ExportFlags): ExportSetting
     blockSize: flags.blockSize,
     binding: !flags.attach ? false : flags.vhost === true ? 'vhost' : 'virtio',
     threads: { ...compact({ size: flags.threads, cpus: flags.cpus, pollUs: flags.pollUs }) },
+    irqCpus: flags.irqCpus,
     intervalMs: flags.interval * 1000,
   };
 }

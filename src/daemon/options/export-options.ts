@@ -1,5 +1,6 @@
 /** Exports as --export and block-export-add write them (QEMU: qapi/block-export.json, BlockExportOptions). */
 import { z } from 'zod';
+import { parseCpuList } from '../../base/cpu-list.js';
 import { VduseError } from '../../base/errors.js';
 import { limits } from '../../base/limits.js';
 import { choice, compact, declare, type Scalars, struct, variants } from '../../qmp/qapi.js';
@@ -29,6 +30,7 @@ export const exportOptions = declare((s) =>
       serial: s.str.optional(),
       attach: choice('virtio', 'vhost').optional(),
       'poll-us': s.uint16.optional(),
+      'irq-affinity': s.str.optional(),
     }),
     struct({
       type: z.literal('nbd'),
@@ -105,6 +107,7 @@ function toVduseBlkRequest(options: VduseBlkOptions): ExportRequestOf<'vduse-blk
       serial: options.serial,
       attach: options.attach,
       pollUs: options['poll-us'],
+      irqCpus: options['irq-affinity'] === undefined ? undefined : parseCpuList(options['irq-affinity']),
       iothreads: toIothreads(options),
     }),
   };

@@ -31,6 +31,8 @@ export interface VduseTransportOptions {
   readonly logger: Logger;
   /** Linux's VDUSE when absent. */
   readonly kernel?: VduseKernel;
+  /** The processors that the queues' interrupts are taken on; the driver's own choice when absent. */
+  readonly irqCpus?: readonly number[];
   /** The newest VDUSE API version to speak; what both sides know when absent. */
   readonly apiVersion?: number;
 }
@@ -101,6 +103,9 @@ export class VduseTransport implements ActivationSource, DeviceListener {
       file = await openDeviceFile({ kernel, name, apiVersion: control.apiVersion });
       for (let index = 0; index < device.queueCount; index++) {
         file.setupQueue(index, device.queueSizeMax);
+        if (options.irqCpus !== undefined) {
+          kernel.setIrqAffinity(name, index, options.irqCpus);
+        }
       }
       const transport = new VduseTransport(options, { kernel, control, file });
       transport.#listen();

@@ -120,7 +120,10 @@ async function throughQmp(context: CheckContext): Promise<Figures> {
     name: 'qmp0',
     writable: true,
     serial: 'made-by-qmp',
+    'irq-affinity': '0',
   });
+  const affinity = readFileSync('/sys/class/vduse/qmp0/vq0/irq_cb_affinity', 'utf8').trim();
+  assert.equal(Number.parseInt(affinity.split(',').at(-1) ?? '', 16), 1);
   const path = await attach('qmp0');
   const block = basename(path);
   assert.equal(readFileSync(`/sys/block/${block}/serial`, 'utf8').trim(), 'made-by-qmp');
