@@ -27,6 +27,8 @@ export const limits = {
   serialBytesMax: 20,
   /** Times a request is submitted again after a short transfer or EAGAIN, before it is an error. */
   resubmissionsMax: 64,
+  /** Chains taken from a queue in one go, so that queues which share a thread take turns. */
+  batchMax: 128,
   /** The longest look for work before a sleep, microseconds: beyond it a sleep costs next to nothing. */
   pollUsMax: 1000,
   /** The longest sleep of a queue thread. Bounds the damage of a lost kick and lets the process end. */

@@ -26,6 +26,8 @@ export interface DeviceQueueSpec {
   readonly shared: SharedArrayBuffer;
   /** How long its thread may look for requests before it sleeps, microseconds; 0: not at all. */
   readonly pollUs: number;
+  /** Requests taken before the last ones are handed in and what has ended is published, 1 to limits.batchMax. */
+  readonly batch: number;
 }
 
 export interface DeviceQueueContext {
@@ -53,8 +55,6 @@ export interface ChainHandler {
   close(drained: boolean): void;
 }
 
-/** Chains taken per poll, so that queues which share a thread take turns. */
-const batchMax = 128;
 /** A driver that can't be interrupted after so many turns (tens of milliseconds) has gone. */
 const notificationAttempts = 65_536;
 const tokenKick = 0;
@@ -76,7 +76,7 @@ export class DeviceQueue implements EventSource {
   #handler: ChainHandler | undefined;
   #source = -1;
   /** Heads that were popped, and which of them is next. */
-  readonly #heads = new Uint16Array(batchMax);
+  readonly #heads: Uint16Array;
   #headCount = 0;
   #headNext = 0;
   #inFlight = 0;
@@ -105,6 +105,7 @@ export class DeviceQueue implements EventSource {
     );
     this.size = queue.size;
     this.pollUs = spec.pollUs;
+    this.#heads = new Uint16Array(spec.batch);
     this.#chain = this.#queue.createChain();
     this.#notifier = createNotifier(queue.notifier);
     this.shared = new SharedDeviceState(spec.shared);

@@ -46,6 +46,8 @@ export interface BlkDeviceOptions {
 
 const defaultQueueSize = 256;
 const defaultPollUs = 50;
+/** A disk works while the next requests are prepared: it is handed a few at a time. Measured, docs/performance.md. */
+const directBatch = 8;
 /** The longest segment that is asked for: the kernel's largest request is far smaller. */
 const segmentBytesMax = 4 << 20;
 const rangeBytesMax = 1 << 30;
@@ -288,6 +290,7 @@ export class BlkDevice implements VirtioDevice {
       serial: this.serial,
       shared: this.#shared.buffer,
       pollUs: this.#pollUs,
+      batch: this.#node.cacheDirect ? directBatch : limits.batchMax,
     };
     // Before it runs: a start that is not answered in time is to be stopped too.
     this.#running.set(queue.index, { id: spec.id, host });

@@ -133,6 +133,7 @@ export class CustomDevice implements VirtioDevice {
         shared: this.#shared.buffer,
         // The functions of users run on the main thread, which the event loop wakes.
         pollUs: 0,
+        batch: limits.batchMax,
         key: this.#key,
       } as const;
       this.#running.set(queue.index, id);
