@@ -5,7 +5,7 @@ import { basename } from 'node:path';
 
 import { type CheckContext, type Figures, runChecks } from './checks.js';
 import { startExport, vduse } from './commands.js';
-import { fio, fioCommand, MiB, makeImage, mount, waitForSize } from './disks.js';
+import { fio, fioCommand, MiB, makeImage, makeRecordsFile, mount, waitForSize } from './disks.js';
 import { checkRecords, lastAcknowledged } from './records.js';
 import { attempt, sh, start, startScript, waitFor } from './shell.js';
 

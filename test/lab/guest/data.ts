@@ -16,6 +16,7 @@ import {
   loadModules,
   MiB,
   makeImage,
+  makeRecordsFile,
   mount,
   waitForSize,
   withDisk,
@@ -188,7 +189,7 @@ async function detachUnderLoad(context: CheckContext): Promise<Figures> {
   const { disk, path, block } = await withDisk(context, image, { queues: 4 });
   await sh(`mkfs.ext4 -q -F ${path} && mkdir -p /mnt/detach && mount ${path} /mnt/detach`);
   context.after(() => attempt('umount -l /mnt/detach'));
-  makeImage('/mnt/detach/records', 16 * MiB);
+  makeRecordsFile('/mnt/detach/records', 16 * MiB);
   const load = await startLoad(
     disk,
     '--directory=/mnt/detach --allow_file_create=1 --size=4M --numjobs=3 --fsync=32',

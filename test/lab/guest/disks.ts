@@ -1,5 +1,5 @@
 /** Images, disks and file systems of the machine, and what fio makes of them. */
-import { closeSync, ftruncateSync, openSync, readFileSync, statSync } from 'node:fs';
+import { closeSync, fsyncSync, ftruncateSync, openSync, readFileSync, statSync, writeSync } from 'node:fs';
 import { basename } from 'node:path';
 
 import { createLogger } from '../../../src/base/log.js';
@@ -20,6 +20,20 @@ export function makeImage(path: string, size: number): string {
   ftruncateSync(fd, size);
   closeSync(fd);
   return path;
+}
+
+/**
+ * A file for record-writer.ts, its blocks written before. In new blocks ext4 can acknowledge an fdatasync that
+ * comes while its disk goes away (6.12): it fails to turn the extent into a written one, and tells nobody.
+ */
+export function makeRecordsFile(path: string, size: number): void {
+  const fd = openSync(path, 'w');
+  const zeroes = Buffer.alloc(MiB);
+  for (let at = 0; at < size; at += MiB) {
+    writeSync(fd, zeroes, 0, Math.min(MiB, size - at), at);
+  }
+  fsyncSync(fd);
+  closeSync(fd);
 }
 
 /** Bytes that a file takes, which is what `du` counts. */
