@@ -39,12 +39,13 @@ function held(): Held {
 /** JavaScript's own memory comes and goes, dozens of maps at a time; what is leaked each time adds up. */
 async function compare(before: Held, rounds: number): Promise<void> {
   // What was closed is gone with a later turn of the event loop, or of a busy machine.
-  for (let wait = 0; wait < 100 && held().fds > before.fds; wait++) {
+  for (let wait = 0; wait < 100 && (held().fds > before.fds || held().threads > before.threads); wait++) {
     await sleep(20);
   }
   const now = held();
   assert.equal(now.fds, before.fds, 'descriptors');
-  assert.equal(now.threads, before.threads, 'threads');
+  // Fewer, where a thread of the kernel's or of Node's ended in between.
+  assert.ok(now.threads <= before.threads, `${now.threads - before.threads} threads more`);
   assert.ok(
     now.maps - before.maps < 64 + rounds / 2,
     `${now.maps - before.maps} maps more after ${rounds} rounds`,

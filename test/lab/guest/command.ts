@@ -59,7 +59,7 @@ async function terminatedUnderLoad(context: CheckContext): Promise<Figures> {
   const { program, path } = await startExport(context, [image, '--queues', '2']);
   await sh(`mkfs.ext4 -q -F ${path} && mkdir -p /mnt/term && mount ${path} /mnt/term`);
   context.after(() => attempt('umount -l /mnt/term'));
-  makeImage('/mnt/term/records', 16 * MiB);
+  makeRecordsFile('/mnt/term/records', 16 * MiB);
   const line = `exec ${fioCommand} --directory=/mnt/term --allow_file_create=1 --rw=randrw --bs=16k --size=4M --iodepth=8 --time_based --runtime=100 --fsync=32`;
   const load = await start('/bin/sh', ['-c', line]);
   const writer = await startScript('record-writer.js', ['/mnt/term/records', '4096']);
