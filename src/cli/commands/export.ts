@@ -97,7 +97,7 @@ export function exportCommand(context: CommandContext): Command {
     .addOption(
       checkedOption(
         '--poll-us <n>',
-        'microseconds to look for requests before sleeping (default: 50, or 0 with --cache-direct)',
+        'microseconds to look for requests before sleeping (default: 100, or 0 with --cache-direct)',
         integerIn({ min: 0, max: limits.pollUsMax }),
       ),
     )

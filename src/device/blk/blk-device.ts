@@ -37,7 +37,7 @@ export interface BlkDeviceOptions {
   readonly serial?: string;
   /**
    * How long a queue's thread may look for requests before it sleeps, microseconds, at most 1000; 0: not at all.
-   * When absent, 50 where requests can end while the thread submits them, 0 for O_DIRECT (docs/performance.md).
+   * When absent, 100 where requests can end while the thread submits them, 0 for O_DIRECT (docs/performance.md).
    */
   readonly pollUs?: number;
   /** Threads for the queues, in turn; the process's pool when absent. */
@@ -45,7 +45,8 @@ export interface BlkDeviceOptions {
 }
 
 const defaultQueueSize = 256;
-const defaultPollUs = 50;
+/** Longer than a front-end that sleeps takes to wake (60 us on a quiet virtual machine), or both sleep in turn. */
+const defaultPollUs = 100;
 /** A disk works while the next requests are prepared: it is handed a few at a time. Measured, docs/performance.md. */
 const directBatch = 8;
 /** The longest segment that is asked for: the kernel's largest request is far smaller. */
