@@ -38,7 +38,7 @@ export function testFiles(suite) {
     needsLab: false,
   };
   // Programs of Debian's on disks of ours: slower than units, and in need of packages.
-  const clients = { title: 'client', files: all.filter(isIn('clients')), args: [], needsLab: true };
+  const clients = { title: 'client', files: all.filter(isIn('clients')), args: [], needsClients: true };
   // One machine at a time: two would take each other's processor away and run into time limits.
   const lab = {
     title: 'lab',

@@ -33,6 +33,20 @@ const VHOST_USER_BENCH_PACKAGES = {
   'fonts-dejavu-core': 'is the letters in it',
 };
 
+/** The programs that the clients' tests bring beside those: storage elsewhere, real servers of it. */
+const CLIENT_PACKAGES = {
+  ...LAB_PACKAGES,
+  'ceph-mon': 'is the monitor of a Ceph cluster',
+  'ceph-osd': 'stores the objects of a Ceph cluster',
+  'ceph-common': 'has ceph and rbd',
+  librbd1: 'is the client library for RBD images',
+  'qemu-block-extra': "has QEMU's rbd driver, to compare with",
+  nginx: 'serves images over HTTP',
+  openssl: 'makes certificates',
+};
+
+const BENCH_PACKAGES = { 'vhost-user': VHOST_USER_BENCH_PACKAGES, remote: CLIENT_PACKAGES };
+
 const USAGE = `Usage: node scripts/dev.mjs TASK [ARGS...]
 
 Tasks:
@@ -64,7 +78,8 @@ async function test(args) {
     );
   }
   const runs = testFiles(suite);
-  await prepare({ packages: runs.some((run) => run.needsLab) ? LAB_PACKAGES : undefined });
+  const lab = runs.some((run) => run.needsLab) ? LAB_PACKAGES : undefined;
+  await prepare({ packages: runs.some((run) => run.needsClients) ? CLIENT_PACKAGES : lab });
 
   let worst = 0;
   for (const { title, files, args: runArgs } of runs) {
@@ -107,7 +122,7 @@ async function main([task, ...args]) {
       if (!name || !/^[\w-]+$/.test(name)) finish(64, 'bench takes the name of a program in bench/.');
       // The help must not need anything but the build.
       const onlyHelp = rest.some((arg) => ['--help', '-h'].includes(arg));
-      const packages = name === 'vhost-user' ? VHOST_USER_BENCH_PACKAGES : LAB_PACKAGES;
+      const packages = BENCH_PACKAGES[name] ?? LAB_PACKAGES;
       await prepare({ packages: onlyHelp ? undefined : packages, required: false });
       return await runTask(process.execPath, [
         '--enable-source-maps',

@@ -93,11 +93,22 @@ export function parseCpuSeconds(stat: string, ticksPerSecond: number): number {
   return (Number(fields[11]) + Number(fields[12])) / ticksPerSecond;
 }
 
-let ticksPerSecond: number | undefined;
+let knownTicksPerSecond: number | undefined;
+
+function ticksPerSecond(): number {
+  knownTicksPerSecond ??= Number(execFileSync('getconf', ['CLK_TCK']).toString());
+  return knownTicksPerSecond;
+}
 
 export function cpuSeconds(pid: number): number {
-  ticksPerSecond ??= Number(execFileSync('getconf', ['CLK_TCK']).toString());
-  return parseCpuSeconds(readFileSync(`/proc/${pid}/stat`, 'utf8'), ticksPerSecond);
+  return parseCpuSeconds(readFileSync(`/proc/${pid}/stat`, 'utf8'), ticksPerSecond());
+}
+
+/** Seconds of processor time of this process's children that have ended, and of theirs. */
+export function childCpuSeconds(): number {
+  const stat = readFileSync('/proc/self/stat', 'utf8');
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  return (Number(fields[13]) + Number(fields[14])) / ticksPerSecond();
 }
 
 export interface MemoryUse {

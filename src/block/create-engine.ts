@@ -5,6 +5,7 @@ import { FileEngine } from './drivers/file-engine.js';
 import { LocalEngine } from './drivers/local-engine.js';
 import { NullEngine } from './drivers/null-engine.js';
 import { RawEngine } from './drivers/raw-engine.js';
+import { RbdEngine } from './drivers/rbd/rbd-engine.js';
 import type { BlockCompletionSink, BlockEngine, EngineSpec } from './engine.js';
 import { MirrorEngine } from './filters/mirror-engine.js';
 import { ThrottleEngine } from './filters/throttle-engine.js';
@@ -23,6 +24,8 @@ export function createEngine(spec: EngineSpec, context: EngineContext): BlockEng
       return new FileEngine({ spec, ...context });
     case 'null':
       return new NullEngine(spec, context.table, context.sink);
+    case 'rbd':
+      return new RbdEngine(spec, context.table, context.sink, context.reactor);
     case 'local':
       return new LocalEngine(spec.key, context.table, context.sink, context.reactor);
     case 'mirror': {

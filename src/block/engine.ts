@@ -59,6 +59,21 @@ export interface LocalEngineSpec {
   readonly key: number;
 }
 
+/** A Ceph RBD image. The handles are the process's: an engine may be built on any of its threads. */
+export interface RbdEngineSpec {
+  readonly kind: 'rbd';
+  /** rbd_image_t. */
+  readonly image: number;
+  /** librbd signals it for each completion of the image. */
+  readonly notifyFd: number;
+  /** Address of what the image's engines share (rbd-shared.ts). */
+  readonly shared: number;
+  /** Flushes are not needed (cache.no-flush). */
+  readonly noFlush: boolean;
+  /** Discards do nothing (discard=ignore). */
+  readonly ignoreDiscard: boolean;
+}
+
 /** A part of another engine's disk. */
 export interface RawEngineSpec {
   readonly kind: 'raw';
@@ -86,6 +101,7 @@ export interface ThrottleEngineSpec {
 }
 
 export type EngineSpec =
+  | RbdEngineSpec
   | FileEngineSpec
   | NullEngineSpec
   | LocalEngineSpec

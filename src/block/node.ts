@@ -2,6 +2,7 @@
  * A block node: one opened image or device of the block graph, as the control side sees it. The data side
  * is the engine that queue threads build from `engine`, which is plain data so that it crosses threads.
  */
+import type { Logger } from '../base/log.js';
 import type { EngineSpec } from './engine.js';
 
 /** What a front-end may be offered. A missing ability becomes a missing feature bit. */
@@ -120,7 +121,58 @@ export interface ThrottleNodeOptions extends CommonNodeOptions {
   readonly file: NodeReference;
 }
 
+export interface RbdNodeOptions extends CommonNodeOptions {
+  readonly driver: 'rbd';
+  readonly pool: string;
+  readonly namespace?: string;
+  readonly image: string;
+  readonly snapshot?: string;
+  /** Path of a ceph.conf; those at the usual places when absent. */
+  readonly conf?: string;
+  /** Ceph's name of the user without `client.`; `admin` when absent. */
+  readonly user?: string;
+  /** Monitors, instead of the configuration's. */
+  readonly servers?: readonly { readonly host: string; readonly port: string }[];
+  readonly authClientRequired?: readonly ('cephx' | 'none')[];
+  /** Id of the secret object that holds the user's key. */
+  readonly keySecret?: string;
+  /** Opens read-only what can't be opened for writing (a snapshot), instead of failing. */
+  readonly autoReadOnly?: boolean;
+  /** Seconds; see docs/rbd.md. */
+  readonly mountTimeout?: number;
+  readonly monitorTimeout?: number;
+  readonly osdTimeout?: number;
+}
+
+export interface HttpNodeOptions extends CommonNodeOptions {
+  readonly driver: 'http' | 'https';
+  readonly url: string;
+  /** Bytes to read beyond what a request asks for, for the requests to come. */
+  readonly readahead?: number;
+  /** Seconds that a connection, or an answer on it, may take. */
+  readonly timeout?: number;
+  readonly username?: string;
+  /** Id of the secret object that holds the password. */
+  readonly passwordSecret?: string;
+  readonly cookie?: string;
+  /** Id of the secret object that holds the cookies. */
+  readonly cookieSecret?: string;
+  /** False: the server's certificate is not checked. */
+  readonly sslVerify?: boolean;
+  /** Opens read-only, which is the only way, instead of failing. */
+  readonly autoReadOnly?: boolean;
+}
+
+/** What block drivers may want of whoever opens their nodes. */
+export interface BlockServices {
+  /** The bytes of a secret object. Throws NOT_FOUND. */
+  secret(id: string): Uint8Array;
+  readonly logger: Logger;
+}
+
 export type BlockNodeOptions =
+  | RbdNodeOptions
+  | HttpNodeOptions
   | FileNodeOptions
   | NullNodeOptions
   | MemoryNodeOptions

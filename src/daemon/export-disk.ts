@@ -6,7 +6,7 @@ import { VduseError } from '../base/errors.js';
 import { type Logger, silentLogger } from '../base/log.js';
 import { type BlockSource, isBlockSource } from '../block/define-block-driver.js';
 import { openLocalNode } from '../block/drivers/local-node.js';
-import type { BlockNode, BlockNodeOptions, FileNodeOptions } from '../block/node.js';
+import type { BlockNode, BlockNodeOptions, BlockServices, FileNodeOptions } from '../block/node.js';
 import { openBlockNode } from '../block/open.js';
 import type { NamedThread } from '../device/queue-host.js';
 import type { DeviceStatistics } from '../device/statistics.js';
@@ -32,6 +32,8 @@ export interface DiskOptions {
   readonly threads?: readonly NamedThread[];
   /** How long a queue's thread may look for requests before it sleeps, microseconds; 0: not at all. See BlkDeviceOptions. */
   readonly pollUs?: number;
+  /** Keys and passwords by the names under which the block node's options refer to them (`keySecret`). */
+  readonly secrets?: Readonly<Record<string, Uint8Array>>;
   /** Where messages go; nowhere when absent. */
   readonly logger?: Logger;
 }
@@ -65,10 +67,33 @@ export function deviceNameFor(source: string): string {
   return name === '' || name === 'control' ? `disk-${randomBytes(3).toString('hex')}` : name.slice(0, 64);
 }
 
+export interface SourceOptions {
+  readonly name?: string;
+  readonly readOnly?: boolean;
+  /** Keys and passwords by the names under which a block node's options refer to them. */
+  readonly secrets?: Readonly<Record<string, Uint8Array>>;
+  readonly logger?: Logger;
+}
+
+function blockServices(options: SourceOptions): BlockServices {
+  const { secrets = {}, logger = silentLogger } = options;
+  return {
+    secret(id) {
+      if (!Object.hasOwn(secrets, id)) {
+        throw new VduseError('NOT_FOUND', `there is no secret '${id}'`, {
+          hint: 'Give it with the option secrets.',
+        });
+      }
+      return secrets[id];
+    },
+    logger,
+  };
+}
+
 /** Opens what a disk is made of, and finds it a name. */
 export async function openSource(
   source: string | BlockNodeOptions | BlockSource,
-  options: { readonly name?: string; readonly readOnly?: boolean },
+  options: SourceOptions,
 ): Promise<{ node: BlockNode; name: string }> {
   const readOnly = options.readOnly ?? false;
   if (typeof source === 'string') {
@@ -87,7 +112,8 @@ export async function openSource(
     }
   }
   const name = options.name ?? deviceNameFor(source.nodeName);
-  return { name, node: await openBlockNode({ ...source, readOnly: source.readOnly ?? readOnly }) };
+  const nodeOptions = { ...source, readOnly: source.readOnly ?? readOnly };
+  return { name, node: await openBlockNode(nodeOptions, undefined, blockServices(options)) };
 }
 
 class Disk implements ExportedDisk {
@@ -100,6 +126,7 @@ class Disk implements ExportedDisk {
     this.#node = node;
     this.#export = blockExport;
     this.closed = blockExport.closed;
+    node.watch?.({ onResize: () => blockExport.resized() });
   }
 
   get name(): string {

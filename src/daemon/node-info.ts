@@ -53,7 +53,7 @@ function filenameOf(node: GraphNode): string {
   return node.filename ?? (isPlainNull ? 'null-co://' : `json:${formatJson(describe(node))}`);
 }
 
-function describe({ options, childNode }: GraphNode): JsonObject {
+function describe({ options, childNode, filename }: GraphNode): JsonObject {
   const file = childNode === undefined ? {} : { file: describe(childNode) };
   switch (options.driver) {
     case 'null-co':
@@ -67,5 +67,13 @@ function describe({ options, childNode }: GraphNode): JsonObject {
     case 'file':
     case 'host_device':
       return { driver: options.driver, filename: options.filename };
+    case 'rbd': {
+      const { driver, pool, namespace, image, snapshot } = options;
+      return { driver, pool, namespace, image, snapshot };
+    }
+    case 'http':
+    case 'https':
+      // The name, not the option: that may hold a password.
+      return { driver: options.driver, url: filename };
   }
 }

@@ -49,6 +49,17 @@ export class ObjectTable {
     });
   }
 
+  /** A secret's bytes. Throws NOT_FOUND. */
+  secret(id: string): Uint8Array {
+    const object = this.#objects.get(id);
+    if (object?.type !== 'secret') {
+      throw new VduseError('NOT_FOUND', `No secret with id '${id}'`, {
+        hint: `create it before: --object secret,id=${id},file=PATH`,
+      });
+    }
+    return object.secret;
+  }
+
   delete(id: string, inUse: boolean): void {
     if (!this.#objects.has(id)) {
       throw new VduseError('NOT_FOUND', `object '${id}' not found`);

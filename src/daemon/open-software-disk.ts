@@ -24,6 +24,8 @@ export interface SoftwareDiskSettings {
   /** Told of every control message and every change of the memory map. */
   readonly trace?: VduseTrace;
   readonly logger?: Logger;
+  /** Keys and passwords by the names under which the block node's options refer to them (`keySecret`). */
+  readonly secrets?: Readonly<Record<string, Uint8Array>>;
 }
 
 export interface NbdSettings {
@@ -73,6 +75,7 @@ export async function openSoftwareDisk(
       },
       { hosts, logger },
     );
+    node.watch?.({ onResize: () => softwareDisk.blockExport.resized() });
     let closing: Promise<void> | undefined;
     return {
       name,

@@ -5,7 +5,7 @@
  */
 import { VduseError } from '../base/errors.js';
 import { type Logger, silentLogger } from '../base/log.js';
-import type { BlockNode, BlockNodeOptions } from '../block/node.js';
+import type { BlockNode, BlockNodeOptions, BlockServices, ChildOpener } from '../block/node.js';
 import type { JsonObject } from '../qmp/json-value.js';
 import type { BlockExport, ExportCreators, ExportRequest } from './block-export.js';
 import { createCommands } from './commands/commands.js';
@@ -16,7 +16,7 @@ import { JobTable } from './jobs/job-table.js';
 import { type MirrorOptions, MirrorWork } from './jobs/mirror-job.js';
 import { MonitorTable } from './monitor-table.js';
 import { NbdService } from './nbd-service.js';
-import { type NodeOpener, NodeTable } from './node-table.js';
+import { NodeTable } from './node-table.js';
 import { ObjectTable } from './object-table.js';
 import type { ChardevRequest, MonitorRequest } from './options/chardev-options.js';
 import type { NbdServerRequest } from './options/nbd-options.js';
@@ -26,7 +26,11 @@ import { SerialQueue } from './serial-queue.js';
 import { qmpVersion } from './version.js';
 
 export interface StorageDaemonOptions {
-  readonly openBlockNode: NodeOpener;
+  readonly openBlockNode: (
+    options: BlockNodeOptions,
+    children: ChildOpener,
+    services: BlockServices,
+  ) => Promise<BlockNode>;
   readonly exportCreators: ExportCreators;
   readonly logger?: Logger;
 }
@@ -64,8 +68,12 @@ export class StorageDaemon {
 
   constructor(options: StorageDaemonOptions) {
     this.#logger = options.logger ?? silentLogger;
-    this.#nodes = new NodeTable(options.openBlockNode, (id) => this.#objects.throttleGroup(id));
     this.#nbd = new NbdService(this.#logger);
+    const services = { secret: (id: string) => this.#objects.secret(id), logger: this.#logger };
+    this.#nodes = new NodeTable(
+      (node, children) => options.openBlockNode(node, children, services),
+      (id) => this.#objects.throttleGroup(id),
+    );
     this.#exports = new ExportTable({
       creators: { nbd: (request) => this.#nbd.createExport(request), ...options.exportCreators },
       onDeleted: (id) => this.#onExportDeleted(id),

@@ -7,6 +7,8 @@ export interface LocalNodeOptions {
   readonly nodeName: string;
   /** The name that logs and queries show for the block driver. */
   readonly driver: string;
+  /** What the disk is a copy or a part of, as messages and queries show it. */
+  readonly filename?: string;
   readonly device: BlockDevice;
   readonly readOnly?: boolean;
 }
@@ -40,7 +42,7 @@ export function openLocalNode(options: LocalNodeOptions): BlockNode {
   return {
     nodeName: options.nodeName,
     driver,
-    filename: undefined,
+    filename: options.filename,
     readOnly,
     cacheDirect: false,
     cacheNoFlush: false,

@@ -13,6 +13,7 @@ import {
   struct,
   variants,
 } from '../../qmp/qapi.js';
+import { httpShape, httpsShape, rbdShape, toHttpOptions, toRbdOptions } from './remote-blockdev-options.js';
 
 const common = (s: Scalars) => ({
   'node-name': s.str.optional(),
@@ -39,6 +40,9 @@ const leaves = (s: Scalars) =>
       'read-zeroes': s.bool.optional(),
     }),
     struct({ driver: z.literal('memory'), ...common(s), size: s.size }),
+    struct({ ...common(s), ...rbdShape(s) }),
+    struct({ ...common(s), ...httpShape(s) }),
+    struct({ ...common(s), ...httpsShape(s) }),
   ] as const;
 
 /** Nodes that work on another node. Their types are written out, for a type can't follow from itself. */
@@ -164,6 +168,15 @@ function toUnnamedOptions(options: BlockdevOptions): UnnamedNodeOptions {
         driver: options.driver,
         file: toReference(options.file),
         ...compact({ offset: options.offset, size: options.size }),
+      };
+    case 'rbd':
+      return { ...common, ...toRbdOptions(options), ...compact({ autoReadOnly: options['auto-read-only'] }) };
+    case 'http':
+    case 'https':
+      return {
+        ...common,
+        ...toHttpOptions(options),
+        ...compact({ autoReadOnly: options['auto-read-only'] }),
       };
   }
 }

@@ -1,0 +1,76 @@
+/** One fio run on a disk that lives elsewhere, with the processor time of both sides. */
+import { parseFio } from './fio.js';
+import { childCpuSeconds, cpuSeconds, runProgram } from './processes.js';
+import type { Contestant } from './remote-stores.js';
+
+export interface RemoteWorkload {
+  readonly rw: 'randread' | 'randwrite';
+  readonly depth: number;
+}
+
+export interface RemoteSample {
+  readonly iops: number;
+  readonly p50Us: number;
+  readonly p99Us: number;
+  /** Processor time of all threads for each request more; the client's is fio's. */
+  readonly serverCpuUsPerIo: number;
+  readonly clientCpuUsPerIo: number;
+}
+
+interface Run {
+  readonly workload: RemoteWorkload;
+  readonly milliseconds: number;
+  readonly signal: AbortSignal;
+}
+
+const WARM_UP_MS = 200;
+
+interface Costs {
+  readonly figures: ReturnType<typeof parseFio>;
+  readonly serverSeconds: number;
+  readonly clientSeconds: number;
+}
+
+async function runOnce({ command, args, serverPid }: Contestant, run: Run): Promise<Costs> {
+  const { rw, depth } = run.workload;
+  const serverBefore = serverPid === undefined ? 0 : cpuSeconds(serverPid);
+  const clientBefore = childCpuSeconds();
+  const output = await runProgram(
+    [
+      ...command,
+      '--output-format=json',
+      '--eta=never',
+      '--unified_rw_reporting=1',
+      '--name=remote',
+      `--rw=${rw}`,
+      '--bs=4k',
+      `--iodepth=${depth}`,
+      '--time_based',
+      `--runtime=${run.milliseconds}ms`,
+      '--norandommap',
+      '--randrepeat=0',
+      '--invalidate=0',
+      ...args,
+    ],
+    run.signal,
+  );
+  return {
+    figures: parseFio(output),
+    serverSeconds: (serverPid === undefined ? 0 : cpuSeconds(serverPid)) - serverBefore,
+    clientSeconds: childCpuSeconds() - clientBefore,
+  };
+}
+
+/** The warm-up is measured too: what a longer run costs more is the requests', and not the client's start. */
+export async function measure(contestant: Contestant, run: Run): Promise<RemoteSample> {
+  const short = await runOnce(contestant, { ...run, milliseconds: WARM_UP_MS });
+  const long = await runOnce(contestant, run);
+  const ios = Math.max(1, long.figures.ios - short.figures.ios);
+  return {
+    iops: long.figures.iops,
+    p50Us: long.figures.p50Us,
+    p99Us: long.figures.p99Us,
+    serverCpuUsPerIo: ((long.serverSeconds - short.serverSeconds) * 1e6) / ios,
+    clientCpuUsPerIo: ((long.clientSeconds - short.clientSeconds) * 1e6) / ios,
+  };
+}

@@ -1,0 +1,375 @@
+/**
+ * The rbd block driver on a real Ceph cluster, which the tests start: through the whole device (a software disk and
+ * its NBD server), beside Ceph's own `rbd`, and with owners, monitors and OSDs that die.
+ */
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { randomFillSync } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { VduseError } from '../../src/base/errors.js';
+import type { BlockNode, RbdNodeOptions } from '../../src/block/node.js';
+import { openBlockNode } from '../../src/block/open.js';
+import { type OpenedSoftwareDisk, openSoftwareDisk } from '../../src/daemon/open-software-disk.js';
+import { CephCluster, missingCephProgram } from '../support/ceph-cluster.js';
+import { recordingLogger } from '../support/recording-logger.js';
+
+const mebibyte = 1 << 20;
+const missing = missingCephProgram();
+const skip = missing !== undefined && process.env['CI'] !== 'true' ? `${missing} is not installed` : false;
+
+/** Runs a program beside this process, which serves it. */
+function run(program: string, args: readonly string[], cwd: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, { cwd, stdio: ['ignore', 'pipe', 'pipe'] });
+    let output = '';
+    const collect = (chunk: Buffer): void => {
+      output += chunk.toString();
+    };
+    child.stdout.on('data', collect);
+    child.stderr.on('data', collect);
+    child.once('error', reject);
+    child.once('close', (status) =>
+      status === 0 ? resolve(output) : reject(new Error(`${program} ended with ${status}: ${output}`)),
+    );
+  });
+}
+
+async function until(what: string, timeoutMs: number, condition: () => boolean): Promise<void> {
+  for (const endMs = Date.now() + timeoutMs; !condition(); await sleep(20)) {
+    assert.ok(Date.now() < endMs, `${what} did not come`);
+  }
+}
+
+function isError(code: string, text: RegExp): (error: unknown) => boolean {
+  return (error) => {
+    assert(error instanceof VduseError, String(error));
+    assert.equal(error.code, code, error.message);
+    assert.match(error.message, text);
+    return true;
+  };
+}
+
+/** Another process that has the image open for writing. */
+async function startOwner(options: RbdNodeOptions): Promise<ChildProcess> {
+  const script = `
+    import { openBlockNode } from ${JSON.stringify(new URL('../../src/block/open.js', import.meta.url).href)};
+    await openBlockNode(${JSON.stringify(options)});
+    console.log('open');
+    setInterval(() => {}, 1000);`;
+  const child = spawn(process.execPath, ['--input-type=module', '--eval', script], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  await new Promise<void>((opened, failed) => {
+    child.stdout.once('data', () => opened());
+    child.once('exit', () => failed(new Error('the owner ended')));
+  });
+  return child;
+}
+
+describe('rbd on a cluster with one OSD', { skip, timeout: 300_000 }, () => {
+  let cluster: CephCluster;
+  let folder: string;
+  let images = 0;
+  const { logger, lines } = recordingLogger();
+
+  before(async () => {
+    cluster = await CephCluster.start();
+    folder = mkdtempSync(join(tmpdir(), 'vduse-clients-'));
+  });
+
+  after(async () => {
+    await cluster?.stop();
+    rmSync(folder, { recursive: true, force: true });
+  });
+
+  const services = { secret: (): Uint8Array => Buffer.from('not a key'), logger };
+
+  async function makeImage(mib: number, ...args: string[]): Promise<RbdNodeOptions> {
+    const image = `image-${images++}`;
+    await cluster.rbd('create', '--size', `${mib}M`, ...args, image);
+    return {
+      driver: 'rbd',
+      nodeName: image,
+      pool: cluster.pool,
+      image,
+      conf: cluster.conf,
+      discard: 'unmap',
+    };
+  }
+
+  async function openDisk(options: RbdNodeOptions, queues = 1): Promise<OpenedSoftwareDisk> {
+    return openSoftwareDisk(options, { queues, logger });
+  }
+
+  async function serve(disk: OpenedSoftwareDisk): Promise<string> {
+    const path = join(folder, `${disk.name}.sock`);
+    await disk.serveNbd({ address: { type: 'unix', path } });
+    return `nbd+unix:///?socket=${path}`;
+  }
+
+  test('what is written through the device is what rbd exports, and back', async () => {
+    const options = await makeImage(64);
+    const source = join(folder, 'source.img');
+    const content = randomFillSync(Buffer.alloc(64 * mebibyte));
+    writeFileSync(source, content);
+    const disk = await openDisk(options);
+    const uri = await serve(disk);
+    await run('qemu-img', ['convert', '-n', '-f', 'raw', '-O', 'raw', source, uri], folder);
+    await run('qemu-img', ['compare', '-f', 'raw', '-F', 'raw', source, uri], folder);
+    await disk.close();
+    const exported = join(folder, 'exported.img');
+    await cluster.rbd('export', '--no-progress', options.image, exported);
+    assert.ok(content.equals(readFileSync(exported)), 'rbd sees other bytes');
+    rmSync(source);
+    rmSync(exported);
+  });
+
+  for (const queues of [1, 2]) {
+    test(`fio verifies what it wrote, on ${queues} queue${queues === 1 ? '' : 's'}`, async () => {
+      const disk = await openDisk(await makeImage(128), queues);
+      const uri = await serve(disk);
+      const jobs = Array.from({ length: queues }, (_, n) =>
+        run(
+          'fio',
+          [
+            `--name=job${n}`,
+            '--ioengine=nbd',
+            `--uri=${uri}`,
+            '--rw=randwrite',
+            '--bsrange=512-128k',
+            '--blockalign=512',
+            `--offset=${n * 32}M`,
+            '--size=32M',
+            '--iodepth=16',
+            '--verify=crc32c',
+            '--verify_fatal=1',
+            '--verify_state_save=0',
+          ],
+          folder,
+        ),
+      );
+      for (const output of await Promise.all(jobs)) {
+        assert.match(output, /err= 0/);
+      }
+      await disk.close();
+    });
+  }
+
+  test('flush, discard, write-zeroes and small discards do what they say', async () => {
+    const options = await makeImage(16);
+    const { disk, close } = await openDisk(options);
+    const pattern = Buffer.alloc(256 << 10, 0x5a);
+    await disk.write(0, pattern);
+    await disk.flush();
+    await disk.discard(4096, 4096);
+    await disk.writeZeroes(65_536, 4096, { unmap: true });
+    const read = Buffer.alloc(pattern.length);
+    await disk.read(0, read);
+    pattern.fill(0, 4096, 8192);
+    pattern.fill(0, 65_536, 69_632);
+    assert.ok(read.equals(pattern), 'a discard of 4 KiB was dropped, or touched too much');
+    await disk.discard(0, 16 * mebibyte);
+    await close();
+    assert.match(await cluster.rbd('du', options.image), /\b0 B\b/);
+  });
+
+  test('a request beyond the end is an error, not a write that was cut off', async () => {
+    const opened = await openDisk(await makeImage(16));
+    const { disk } = opened;
+    await assert.rejects(disk.write(16 * mebibyte - 512, Buffer.alloc(1024)));
+    await assert.rejects(disk.read(16 * mebibyte, Buffer.alloc(512)));
+    await opened.close();
+  });
+
+  test('resizes: ours, and one made elsewhere', async () => {
+    const options = await makeImage(16);
+    const opened = await openDisk(options);
+    assert.equal(opened.disk.size, 16 * mebibyte);
+    await opened.resize(32 * mebibyte);
+    assert.equal(opened.disk.size, 32 * mebibyte);
+    assert.match(await cluster.rbd('info', options.image), /size 32 MiB/);
+    await cluster.rbd('resize', '--no-progress', '--size', '64M', options.image);
+    await until('the new size', 20_000, () => opened.disk.size === 64 * mebibyte);
+    await opened.disk.write(48 * mebibyte, Buffer.alloc(4096, 1));
+    await cluster.rbd('resize', '--no-progress', '--allow-shrink', '--size', '8M', options.image);
+    await until('the new size', 20_000, () => opened.disk.size === 8 * mebibyte);
+    await assert.rejects(opened.disk.write(12 * mebibyte, Buffer.alloc(4096, 1)));
+    await opened.close();
+  });
+
+  test('snapshots are read only, and stay as they were', async () => {
+    const options = await makeImage(8);
+    const { disk, close } = await openDisk(options);
+    await disk.write(0, Buffer.alloc(4096, 1));
+    await disk.flush();
+    await cluster.rbd('snap', 'create', '--no-progress', `${options.image}@before`);
+    await disk.write(0, Buffer.alloc(4096, 2));
+    await close();
+    const snapshot = { ...options, snapshot: 'before' };
+    await assert.rejects(openBlockNode(snapshot), isError('IMAGE_READ_ONLY', /snapshots are read-only/));
+    const opened = await openDisk({ ...snapshot, autoReadOnly: true });
+    const read = Buffer.alloc(4096);
+    await opened.disk.read(0, read);
+    assert.ok(read.equals(Buffer.alloc(4096, 1)));
+    await assert.rejects(opened.disk.write(0, read));
+    await opened.close();
+  });
+
+  test('a namespace is another set of images', async () => {
+    await cluster.rbd('namespace', 'create', `${cluster.pool}/tenant`);
+    await cluster.rbd('create', '--size', '8M', `${cluster.pool}/tenant/own`);
+    const options = { ...(await makeImage(8)), namespace: 'tenant', image: 'own' };
+    const node = await openBlockNode(options);
+    assert.equal(node.filename, `rbd:${cluster.pool}/tenant/own`);
+    await node.close();
+  });
+
+  test('a living owner keeps the lock; a dead one loses it within seconds, and cannot write any more', async () => {
+    const options = await makeImage(8);
+    const owner = await startOwner(options);
+    await assert.rejects(
+      openBlockNode(options, undefined, services),
+      isError('IMAGE_LOCKED', /holds its exclusive lock and is alive/),
+    );
+    const reader = await openBlockNode({ ...options, readOnly: true }, undefined, services);
+    await reader.close();
+    const ended = new Promise((resolve) => owner.once('exit', resolve));
+    owner.kill('SIGKILL');
+    await ended;
+    const start = Date.now();
+    const { disk, close } = await openDisk(options);
+    await disk.write(0, Buffer.alloc(4096, 1));
+    const ms = Date.now() - start;
+    await close();
+    assert.ok(ms < 15_000, `it took ${ms} ms; Ceph by itself needs 28 s`);
+    assert.ok(lines.some((line) => line.includes('does not answer: it is shut out of the cluster')));
+    assert.match(await cluster.ceph('osd', 'blacklist', 'ls'), /127\.0\.0\.1/);
+  });
+
+  test('nodes of one configuration share a connection, which ends with the last', async () => {
+    const threads = (): number =>
+      Number(/^Threads:\s*(\d+)/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]);
+    const options = await Promise.all([makeImage(8), makeImage(8), makeImage(8)]);
+    const before = threads();
+    const first = await openBlockNode(options[0]);
+    const one = threads();
+    const others = await Promise.all(options.slice(1).map((each) => openBlockNode(each)));
+    assert.ok(threads() - one < one - before, `${before}, ${one}, then ${threads()} threads`);
+    await Promise.all([first, ...others].map((node) => node.close()));
+    await until('the end of the threads', 10_000, () => threads() <= before + 4);
+  });
+
+  test('monitors and key may come as options; keys are in no message', async () => {
+    const options = await makeImage(8);
+    const key = await cluster.key('client.admin');
+    const { host, port } = cluster.monitor;
+    const { conf: _, ...withoutConf } = {
+      ...options,
+      servers: [{ host, port: `${port}` }],
+      keySecret: 'key',
+      mountTimeout: 5,
+    };
+    const secret = (text: string) => ({ logger, secret: () => Buffer.from(text, 'base64') });
+    const node = await openBlockNode(withoutConf, undefined, secret(key));
+    await node.close();
+    const disk = await openSoftwareDisk(withoutConf, { secrets: { key: Buffer.from(key, 'base64') } });
+    await disk.close();
+    await assert.rejects(openSoftwareDisk(withoutConf), isError('NOT_FOUND', /there is no secret 'key'/));
+    // A key like any other, but of nobody.
+    const other = (await run('ceph-authtool', ['--gen-print-key'], folder)).trim();
+    for (const wrong of [other, Buffer.from('no key at all').toString('base64')]) {
+      const withConf = { ...options, keySecret: 'key', mountTimeout: 5 };
+      await assert.rejects(openBlockNode(withConf, undefined, secret(wrong)), (error) => {
+        assert(error instanceof VduseError);
+        assert.match(error.code, /^(PERMISSION_DENIED|INVALID_ARGUMENT)$/);
+        const told = `${error.message} ${error.hint} ${String(error.cause)} ${lines.join()}`;
+        assert.ok(!told.includes(wrong) && !told.includes(key), told);
+        return true;
+      });
+    }
+  });
+
+  test('what is not there is told', async () => {
+    const options = await makeImage(8);
+    const open = (change: Partial<RbdNodeOptions>): Promise<BlockNode> =>
+      openBlockNode({ ...options, ...change }, undefined, services);
+    await assert.rejects(
+      open({ image: 'none' }),
+      isError('NOT_FOUND', /'rbd\/none': there is no such image/),
+    );
+    await assert.rejects(open({ pool: 'none' }), isError('NOT_FOUND', /there is no pool 'none'/));
+    await assert.rejects(open({ conf: '/none' }), isError('NOT_FOUND', /configuration '\/none'/));
+    await assert.rejects(open({ user: 'nobody' }), isError('PERMISSION_DENIED', /refuses client.nobody/));
+    await assert.rejects(
+      open({ snapshot: 'none', readOnly: true }),
+      isError('NOT_FOUND', /no such image or snapshot/),
+    );
+    const start = Date.now();
+    await assert.rejects(
+      open({ servers: [{ host: '127.0.0.1', port: '1' }], mountTimeout: 1 }),
+      isError('TIMEOUT', /no monitor answered within 1 s/),
+    );
+    assert.ok(Date.now() - start < 15_000);
+  });
+
+  test('an OSD that stands still: opening gives up, reads with a time limit fail, and all goes on after it', async () => {
+    const options = await makeImage(8);
+    const limited = await openDisk({ ...options, osdTimeout: 1 });
+    await limited.disk.write(0, Buffer.alloc(4096, 3));
+    const other = await makeImage(8);
+    process.kill(cluster.osdPid(0), 'SIGSTOP');
+    try {
+      await assert.rejects(
+        openBlockNode({ ...other, mountTimeout: 1 }),
+        isError('TIMEOUT', /no OSD answered within 1 s/),
+      );
+      await assert.rejects(limited.disk.read(4096, Buffer.alloc(4096)));
+    } finally {
+      process.kill(cluster.osdPid(0), 'SIGCONT');
+    }
+    const read = Buffer.alloc(4096);
+    await limited.disk.read(0, read);
+    assert.ok(read.equals(Buffer.alloc(4096, 3)));
+    await limited.close();
+    await (await openBlockNode(other)).close();
+  });
+});
+
+describe('rbd on a cluster with three OSDs', { skip, timeout: 300_000 }, () => {
+  test('one OSD is killed while fio writes and verifies: no error, nothing lost', async () => {
+    const cluster = await CephCluster.start({ osds: 3 });
+    const folder = mkdtempSync(join(tmpdir(), 'vduse-clients-'));
+    try {
+      await cluster.rbd('create', '--size', '256M', 'disk');
+      const disk = await openSoftwareDisk({
+        driver: 'rbd',
+        nodeName: 'disk',
+        pool: cluster.pool,
+        image: 'disk',
+        conf: cluster.conf,
+        cache: { direct: true },
+      });
+      const path = join(folder, 'disk.sock');
+      await disk.serveNbd({ address: { type: 'unix', path } });
+      const args = ['--ioengine=nbd', `--uri=nbd+unix:///?socket=${path}`, '--iodepth=16', '--size=256M'];
+      const verify = ['--verify=crc32c', '--verify_fatal=1', '--verify_state_save=0', '--randseed=7'];
+      const load = ['--name=load', '--rw=randwrite', '--bs=16k', ...verify];
+      const writing = run('fio', [...load, ...args, '--do_verify=0'], folder);
+      await until('the load', 30_000, () => disk.statistics.writes > 500);
+      process.kill(cluster.osdPid(1), 'SIGKILL');
+      const atKill = disk.statistics.writes;
+      assert.match(await writing, /err= 0/);
+      assert.ok(disk.statistics.writes > atKill + 100, 'the OSD was killed when the load was over');
+      assert.match(await run('fio', [...load, ...args, '--verify_only'], folder), /err= 0/);
+      assert.match(await cluster.ceph('osd', 'stat'), /3 osds: 2 up/);
+      await disk.close();
+    } finally {
+      await cluster.stop();
+      rmSync(folder, { recursive: true, force: true });
+    }
+  });
+});
