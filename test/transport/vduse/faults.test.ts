@@ -1,6 +1,7 @@
 /** Every call of the transport fails once: whatever fails, nothing stays open and nothing stays mapped. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { VduseError } from '../../../src/base/errors.js';
 import { Errno } from '../../../src/native/errno.js';
 import { VduseTransport } from '../../../src/transport/vduse/vduse-transport.js';
@@ -11,7 +12,7 @@ import { mappedBytes } from '../../support/mapped.js';
 import { MemoryDisk } from '../../support/memory-disk.js';
 import { openFdCount } from '../../support/resources.js';
 import { VduseSetup } from '../../support/vduse-setup.js';
-import { within } from '../../support/within.js';
+import { until, within } from '../../support/within.js';
 
 const pool = makeTestPool({ size: 1 });
 
@@ -68,6 +69,11 @@ async function makeSetup(kernel: FakeVduse): Promise<VduseSetup> {
   return VduseSetup.make({ node: localNode(disk), hosts: pool, queueCount: 2, kernel });
 }
 
+async function aWhileAfter(happened: () => boolean): Promise<void> {
+  await until('the fault', happened);
+  await sleep(60);
+}
+
 /** Runs the life with a fault; what the process holds is the same before and after. */
 async function lifeWith(fault: Fault): Promise<void> {
   const what = `${fault.call} #${fault.nth} with errno ${fault.errno}`;
@@ -82,9 +88,11 @@ async function lifeWith(fault: Fault): Promise<void> {
   const setup = await makeSetup(kernel);
   // A message whose reading or answer fails is never answered: the driver gives up.
   const silent = ['read', 'write'].includes(fault.call) && fault.errno !== Errno.EAGAIN;
+  let over = false;
+  const lived = (): Promise<unknown> => life(setup).finally(() => (over = true));
   const thrown = await (silent
-    ? Promise.race([life(setup), new Promise((resolve) => setTimeout(resolve, 60))])
-    : within(4000, `the end after ${what}`, () => life(setup)));
+    ? Promise.race([lived(), aWhileAfter(() => injected || over)])
+    : within(4000, `the end after ${what}`, lived));
   await setup.transport?.close().catch(() => {});
   await setup.release();
   // How often some calls are made depends on what each finds: reads of messages, or the queue's first looks.
