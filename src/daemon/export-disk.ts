@@ -1,6 +1,6 @@
 /** A disk from code: one call opens the image, makes the device and attaches it. */
 import { randomBytes } from 'node:crypto';
-import { statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { basename } from 'node:path';
 import { VduseError } from '../base/errors.js';
 import { type Logger, silentLogger } from '../base/log.js';
@@ -11,6 +11,8 @@ import { openBlockNode } from '../block/open.js';
 import type { NamedThread } from '../device/queue-host.js';
 import type { DeviceStatistics } from '../device/statistics.js';
 import { closeAll } from './close-all.js';
+import { toBlockNodeOptions } from './options/blockdev-options.js';
+import { filenameOptions } from './options/filename.js';
 import { acquireQueueThreads, releaseQueueThreads } from './process-hosts.js';
 import { createVduseBlkExport, type VduseBlkExport } from './vduse-export.js';
 
@@ -60,6 +62,14 @@ export function fileNodeOptions(filename: string, nodeName: string): FileNodeOpt
   return { driver: isDisk ? 'host_device' : 'file', filename, nodeName, discard: 'unmap' };
 }
 
+/** What a filename stands for that is no path, such as a URL; undefined for a path. See filename.ts. */
+export function namedNodeOptions(filename: string, nodeName: string): BlockNodeOptions | undefined {
+  const options = existsSync(filename) ? undefined : filenameOptions(filename);
+  return options === undefined
+    ? undefined
+    : toBlockNodeOptions({ discard: 'unmap', ...options, 'node-name': nodeName });
+}
+
 /** A device name of a path's last part, with what such a name can't have replaced. */
 export function deviceNameFor(source: string): string {
   const stem = basename(source).replace(/\.(img|raw|disk)$/i, '');
@@ -98,7 +108,8 @@ export async function openSource(
   const readOnly = options.readOnly ?? false;
   if (typeof source === 'string') {
     const name = options.name ?? deviceNameFor(source);
-    return { name, node: await openBlockNode({ ...fileNodeOptions(source, name), readOnly }) };
+    const nodeOptions = namedNodeOptions(source, name) ?? fileNodeOptions(source, name);
+    return { name, node: await openBlockNode({ ...nodeOptions, readOnly }) };
   }
   if (isBlockSource(source)) {
     const driver = source.driverName;

@@ -23,7 +23,8 @@ Prints the disk's path and serves it until Ctrl-C or SIGTERM, which takes it awa
 Needs root. Kernel modules that are missing are loaded.
 
 IMAGE is a raw image, a block device such as /dev/sdb, or for experiments null:SIZE, which stores nothing,
-and memory:SIZE, which forgets when it ends.
+and memory:SIZE, which forgets when it ends. Also a filename as QEMU takes it: a URL such as nbd://HOST/EXPORT,
+options such as driver=raw,offset=1M,file.driver=file,file.filename=disk.img, or json:{...}.
 
 Examples:
   vduse export disk.img

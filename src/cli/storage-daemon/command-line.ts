@@ -14,10 +14,10 @@ import { nbdServerOptions, toNbdServerRequest } from '../../daemon/options/nbd-o
 import { objectOptions, toUserObject } from '../../daemon/options/object-options.js';
 import type { StorageDaemon } from '../../daemon/storage-daemon.js';
 import { packageVersion, qemuInterfaceVersion } from '../../daemon/version.js';
+import type { KeyvalSyntax } from '../../qmp/keyval.js';
 import { nearest } from '../../qmp/nearest.js';
 import type { Declaration } from '../../qmp/qapi.js';
 import { type HelpTopic, helpOn, helpText } from './help.js';
-import type { KeyvalSyntax } from './keyval.js';
 import { isHelpRequest, parseOptionArgument } from './option-argument.js';
 
 export const programName = 'vduse-storage-daemon';

@@ -1,8 +1,8 @@
 /** An option's argument: KEY=VALUE text, or JSON when it begins with a brace. */
 import { VduseError } from '../../base/errors.js';
 import { parseJsonText } from '../../qmp/json-stream.js';
+import { type KeyvalSyntax, parseKeyval } from '../../qmp/keyval.js';
 import { checkOptions, type Declaration } from '../../qmp/qapi.js';
-import { type KeyvalSyntax, parseKeyval } from './keyval.js';
 
 /** Whether the argument asks what the option takes. */
 export function isHelpRequest(text: string, syntax: KeyvalSyntax): boolean {

@@ -2,9 +2,9 @@
 import { resolve } from 'node:path';
 import { limits } from '../../base/limits.js';
 import type { AioMode, BlockNodeOptions, DetectZeroes, DiscardMode } from '../../block/node.js';
-import { deviceNameFor, fileNodeOptions } from '../../daemon/export-disk.js';
+import { deviceNameFor, fileNodeOptions, namedNodeOptions } from '../../daemon/export-disk.js';
 import { compact } from '../../qmp/qapi.js';
-import type { CommandContext } from './command.js';
+import { type CommandContext, checked } from './command.js';
 import { UsageError } from './errors.js';
 import { JsonReport, TextReport } from './export-report.js';
 import { ExportSession, type ExportSettings } from './export-session.js';
@@ -72,7 +72,8 @@ function nodeOptions(image: string, flags: ExportFlags): BlockNodeOptions {
     throw new UsageError('--detect-zeroes unmap needs --discard unmap');
   }
   const common = { nodeName, readOnly: flags.readOnly === true, discard, detectZeroes };
-  const experiment = experimentNode(image, nodeName);
+  const experiment =
+    experimentNode(image, nodeName) ?? checked(image, () => namedNodeOptions(image, nodeName));
   if (experiment !== undefined) {
     if (flags.cacheDirect === true || aio !== undefined) {
       throw new UsageError(`--cache-direct and --aio are for images and disks, not for ${image}`);

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { type KeyvalValue, parseKeyval } from '../../src/cli/storage-daemon/keyval.js';
+import { type KeyvalValue, parseKeyval } from '../../src/qmp/keyval.js';
 import { propertyRuns } from '../support/property.js';
 
 /** The text of a value, the other way round. */

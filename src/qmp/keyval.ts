@@ -3,8 +3,8 @@
  * key lead into objects, numbers after a dot into lists, two commas are one comma of a value, and the first
  * key may be implied. The result is what JSON would have said, with strings for all scalars.
  */
-import { VduseError } from '../../base/errors.js';
-import { limits } from '../../base/limits.js';
+import { VduseError } from '../base/errors.js';
+import { limits } from '../base/limits.js';
 
 export type KeyvalValue = string | KeyvalValue[] | { [key: string]: KeyvalValue };
 
