@@ -12,6 +12,8 @@ import type { BlockNode } from './node.js';
 /** Parts under way at once, and the bytes of the longest. */
 const workers = 8;
 const partBytesMax = 1 << 20;
+/** What is looked at for zeroes at once. */
+const pieceBytes = 65_536;
 const closeTimeoutMs = 10_000;
 
 export interface CopierOptions {
@@ -31,7 +33,7 @@ export class Copier {
   readonly #source: EngineClient;
   readonly #target: EngineClient;
   readonly #memory = mapAnonymous(workers * partBytesMax);
-  /** Marked once somebody has copied it before: then the target may hold something else than zeroes. */
+  /** Set where data was written: there the target may hold something else than zeroes. */
   readonly #wasCopied: Uint8Array;
   #next = 0;
   /** When the speed allows the next part. */
@@ -141,16 +143,24 @@ export class Copier {
     if (at < offset + length) {
       await this.#copyData(at, offset + length - at, address + (at - offset));
     }
-    this.#remember(offset, length);
   }
 
   async #copyData(offset: number, length: number, address: number): Promise<void> {
     await this.#source.request({ op: BlockOp.READ, offset, length, address });
-    if (isZero(address, length)) {
-      await this.#zero(offset, length, address);
-    } else {
-      await this.#target.request({ op: BlockOp.WRITE, offset, length, address });
-      this.#remember(offset, length);
+    for (let at = 0; at < length; ) {
+      const zero = isZero(address + at, Math.min(pieceBytes, length - at));
+      let end = at + pieceBytes;
+      while (end < length && isZero(address + end, Math.min(pieceBytes, length - end)) === zero) {
+        end += pieceBytes;
+      }
+      const run = { offset: offset + at, length: Math.min(end, length) - at, address: address + at };
+      if (zero) {
+        await this.#zero(run.offset, run.length, run.address);
+      } else {
+        await this.#target.request({ op: BlockOp.WRITE, ...run });
+        this.#remember(run.offset, run.length);
+      }
+      at = end;
     }
   }
 

@@ -11,6 +11,7 @@ import type { BlockExport, ExportCreators, ExportRequest } from './block-export.
 import { createCommands } from './commands/commands.js';
 import { type ExportRemoveMode, ExportTable } from './export-table.js';
 import type { GraphNode } from './graph/graph-node.js';
+import { type CreateFileOptions, CreateFileWork } from './jobs/create-job.js';
 import type { Job, JobListener } from './jobs/job.js';
 import { JobTable } from './jobs/job-table.js';
 import { type MirrorOptions, MirrorWork } from './jobs/mirror-job.js';
@@ -145,6 +146,14 @@ export class StorageDaemon {
 
   get jobs(): JobTable {
     return this.#jobs;
+  }
+
+  /** Makes an image file. The job stays in the list until it is dismissed, as QEMU's does. */
+  startCreate(jobId: string, options: CreateFileOptions): Promise<Job> {
+    return this.#operate(async () => {
+      const work = new CreateFileWork(options);
+      return this.#jobs.start({ id: jobId, type: 'create', autoDismiss: false }, work);
+    });
   }
 
   /** Starts to move what uses a node to another one, while it is in use. Throws what stands in the way. */
@@ -316,6 +325,10 @@ export class StorageDaemon {
       onPending: ({ id, type }) => send('BLOCK_JOB_PENDING', { type, id }),
       onEnd: (job) => {
         const { error } = job;
+        if (job.type === 'create') {
+          // No block job: QEMU tells of its states alone.
+          return;
+        }
         const name = job.isCancelled || job.isStopped ? 'BLOCK_JOB_CANCELLED' : 'BLOCK_JOB_COMPLETED';
         const failure = error === undefined || job.isCancelled ? {} : { error };
         send(name, { ...blockJobEvent(job), ...failure });

@@ -1,15 +1,20 @@
 /** Commands about jobs (QEMU: qapi/job.json and the block jobs of qapi/block-core.json). */
+import { z } from 'zod';
 import { VduseError } from '../../base/errors.js';
 import type { QmpCommandTable } from '../../qmp/command-table.js';
 import { QmpError } from '../../qmp/errors.js';
 import type { JsonObject } from '../../qmp/json-value.js';
-import { choice, compact, jsonScalars as s, struct } from '../../qmp/qapi.js';
+import { choice, compact, jsonScalars as s, struct, variants } from '../../qmp/qapi.js';
 import type { Job } from '../jobs/job.js';
 import type { StorageDaemon } from '../storage-daemon.js';
 
 export function addJobCommands(commands: QmpCommandTable, daemon: StorageDaemon): void {
   addGeneralJobCommands(commands, daemon);
   addBlockJobCommands(commands, daemon);
+  commands.addAction('blockdev-create', createArguments, async (command) => {
+    const { filename, size, preallocation } = command.options;
+    await daemon.startCreate(command['job-id'], { filename, size, ...compact({ preallocation }) });
+  });
   commands.addAction('blockdev-mirror', mirrorArguments, async (options) => {
     for (const name of ['on-source-error', 'on-target-error'] as const) {
       if ((options[name] ?? 'report') !== 'report') {
@@ -34,6 +39,20 @@ export function addJobCommands(commands: QmpCommandTable, daemon: StorageDaemon)
     });
   });
 }
+
+const createArguments = struct({
+  'job-id': s.str,
+  options: variants('driver', [
+    struct({
+      driver: z.literal('file'),
+      filename: s.str,
+      size: s.size,
+      preallocation: choice('off', 'falloc').optional(),
+      nocow: s.bool.optional(),
+      'extent-size-hint': s.size.optional(),
+    }),
+  ]),
+});
 
 const onError = choice('report', 'ignore', 'enospc', 'stop', 'auto');
 
@@ -68,7 +87,7 @@ function addGeneralJobCommands(commands: QmpCommandTable, { jobs }: StorageDaemo
 /** What block jobs had before all jobs had it. `device` is the job's id. */
 function addBlockJobCommands(commands: QmpCommandTable, { jobs }: StorageDaemon): void {
   const find = (device: string): Job => {
-    const job = jobs.jobs.find(({ id }) => id === device);
+    const job = jobs.jobs.find((candidate) => isBlockJob(candidate) && candidate.id === device);
     if (job === undefined) {
       throw new QmpError('DeviceNotActive', `Block job '${device}' not found`);
     }
@@ -76,7 +95,7 @@ function addBlockJobCommands(commands: QmpCommandTable, { jobs }: StorageDaemon)
   };
   const device = struct({ device: s.str });
   const id = struct({ id: s.str });
-  commands.addQuery('query-block-jobs', struct({}), () => jobs.jobs.map(blockJobInfo));
+  commands.addQuery('query-block-jobs', struct({}), () => jobs.jobs.filter(isBlockJob).map(blockJobInfo));
   commands.addAction('block-job-pause', device, (options) => find(options.device).pause());
   commands.addAction('block-job-resume', device, (options) => find(options.device).resume());
   commands.addAction('block-job-complete', device, (options) => find(options.device).complete());
@@ -92,6 +111,8 @@ function addBlockJobCommands(commands: QmpCommandTable, { jobs }: StorageDaemon)
     find(options.device).setSpeed(options.speed),
   );
 }
+
+const isBlockJob = ({ type }: Job): boolean => type !== 'create';
 
 function jobInfo({ id, type, status, current, total, error }: Job): JsonObject {
   return {

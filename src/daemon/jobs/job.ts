@@ -17,7 +17,7 @@ export type JobStatus =
   | 'concluded'
   | 'null';
 
-export type JobType = 'mirror' | 'backup' | 'create';
+export type JobType = 'mirror' | 'create';
 
 export interface JobOptions {
   readonly id: string;
