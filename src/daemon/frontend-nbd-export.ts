@@ -1,7 +1,7 @@
 /** A software disk as an NBD export: the way to it for programs that exist. */
+import { LendingPool } from '../memory/lending-pool.js';
 import type { NbdBlockSizes, NbdExport, NbdPreparedWrite, NbdReadResult } from '../nbd/nbd-export.js';
-import type { BlkFrontend } from '../software-vduse/blk-frontend.js';
-import { SharedPool } from '../software-vduse/shared-pool.js';
+import type { BlkFrontend, SharedBuffer } from '../software-vduse/blk-frontend.js';
 
 export interface FrontendNbdOptions {
   /**
@@ -24,11 +24,14 @@ export class FrontendNbdExport implements NbdExport {
   readonly trim?: NonNullable<NbdExport['trim']>;
   readonly writeZeroes?: NonNullable<NbdExport['writeZeroes']>;
   readonly #disk: BlkFrontend;
-  readonly #pool: SharedPool | undefined;
+  /** Undefined: payload is bounced. */
+  readonly #shared: SharedBuffer | undefined;
+  readonly #pool: LendingPool;
 
   constructor(disk: BlkFrontend, options: FrontendNbdOptions) {
     this.#disk = disk;
-    this.#pool = options.zeroCopy ? new SharedPool(disk, poolBytes) : undefined;
+    this.#shared = options.zeroCopy ? disk.allocateSharedBuffer(poolBytes) : undefined;
+    this.#pool = new LendingPool(this.#shared?.bytes ?? Buffer.allocUnsafeSlow(poolBytes));
     this.blockSizes = { minimum: disk.blockSize, preferred: 4096, maximum: requestBytesMax };
     // A missing method is a missing ability, so methods are there as the disk's features are.
     if (!disk.readOnly) {
@@ -63,7 +66,9 @@ export class FrontendNbdExport implements NbdExport {
 
   /** Gives the shared memory back. The server has ended. */
   async close(): Promise<void> {
-    await this.#pool?.close();
+    if (this.#shared !== undefined) {
+      await this.#disk.removeSharedBuffer(this.#shared);
+    }
   }
 
   #prepareWrite(offset: number, length: number): NbdPreparedWrite | Promise<NbdPreparedWrite> {
@@ -88,10 +93,10 @@ export class FrontendNbdExport implements NbdExport {
   }
 
   #take(length: number): Uint8Array | Promise<Uint8Array> {
-    return this.#pool?.take(length) ?? new Uint8Array(new ArrayBuffer(length));
+    return this.#pool.take(length);
   }
 
   #release(bytes: Uint8Array): void {
-    this.#pool?.release(bytes);
+    this.#pool.release(bytes);
   }
 }

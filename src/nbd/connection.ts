@@ -7,7 +7,8 @@ import { assert } from '../base/assert.js';
 import type { Logger } from '../base/log.js';
 import type { StayAwake } from './awake.js';
 import { Handshake } from './handshake.js';
-import type { NbdClientLimits } from './nbd-limits.js';
+import { type NbdClientLimits, nbdLimits } from './nbd-limits.js';
+import { receiveInto } from './receiving-socket.js';
 import { ReplyQueue } from './reply-queue.js';
 import type { SessionTerms } from './request.js';
 import type { ServedExport } from './served-export.js';
@@ -22,6 +23,7 @@ export interface Clock {
 }
 
 export interface ConnectionOptions {
+  /** As the server accepted it. */
   readonly socket: Socket;
   readonly exports: ReadonlyMap<string, ServedExport>;
   readonly limits: NbdClientLimits;
@@ -31,6 +33,8 @@ export interface ConnectionOptions {
 }
 
 const nothing = Buffer.alloc(0);
+/** Room for the requests before a long payload. */
+const headersBytes = 4096;
 
 export class NbdConnection {
   /** Settles when the socket is closed and the export has given back, or was given back, everything. */
@@ -44,6 +48,9 @@ export class NbdConnection {
   #transmission: Transmission | undefined;
   #served: ServedExport | undefined;
 
+  /** Where bytes come that are not received in place. Nothing comes while some of them wait. */
+  readonly #memory = new Uint8Array(nbdLimits.receivedBytesMax);
+  #place: Uint8Array = this.#memory;
   /** What came and was not taken yet. */
   #chunk: Uint8Array = nothing;
   #at = 0;
@@ -62,8 +69,12 @@ export class NbdConnection {
   #reportClosed: () => void = () => undefined;
 
   constructor(options: ConnectionOptions) {
-    const { socket, clock } = options;
+    const { clock } = options;
     this.#options = options;
+    const socket = receiveInto(options.socket, {
+      place: () => this.#nextPlace(),
+      onReceived: (count) => this.#onReceived(count),
+    });
     this.#socket = socket;
     this.#logger = options.logger;
     this.#openedMs = clock.nowMs;
@@ -79,7 +90,6 @@ export class NbdConnection {
       onChosen: (terms) => this.#onChosen(terms),
       onFinished: (fault) => this.#end(fault),
     });
-    socket.on('data', (chunk: Buffer) => this.#onData(chunk));
     socket.on('end', () => {
       this.#isInputOver = true;
       this.#pump();
@@ -139,7 +149,15 @@ export class NbdConnection {
     }
   }
 
-  #onData(chunk: Buffer): void {
+  #nextPlace(): Uint8Array {
+    const transmission = this.#transmission;
+    this.#place =
+      transmission?.payloadPlace ??
+      (transmission?.expectsPayload === true ? this.#memory.subarray(0, headersBytes) : this.#memory);
+    return this.#place;
+  }
+
+  #onReceived(count: number): void {
     // From Node 24 on, what a socket had read before it was destroyed still comes.
     if (this.#socket.destroyed) {
       return;
@@ -147,8 +165,12 @@ export class NbdConnection {
     assert(this.#at === this.#chunk.length, 'a paused socket gives no data');
     this.#receivedMs = this.#options.clock.nowMs;
     this.#options.awake.onReceived();
-    this.#chunk = chunk;
-    this.#at = 0;
+    if (this.#place.buffer === this.#memory.buffer) {
+      this.#chunk = this.#memory.subarray(0, count);
+      this.#at = 0;
+    } else {
+      this.#transmission?.onPayload(count);
+    }
     this.#pump();
   }
 

@@ -16,6 +16,8 @@ export const nbdLimits = {
   optionReplyBytesMax: 256 << 10,
   /** Replies that a client has not read, bytes, before further requests of it are looked at. */
   unreadReplyBytesMax: 4 << 20,
+  /** Bytes of a client that are received at once, but for a payload that is received in place. */
+  receivedBytesMax: 128 << 10,
   /** Extents of one answer to NBD_CMD_BLOCK_STATUS. */
   extentsMax: 1 << 14,
   /** Bytes of the text that goes with an error. */

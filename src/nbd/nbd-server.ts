@@ -108,7 +108,7 @@ export class NbdServer {
   }
 
   async #listen(where: string, start: (server: Server) => unknown): Promise<Server> {
-    const server = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true });
+    const server = createServer({ pauseOnConnect: true });
     try {
       start(server);
       await once(server, 'listening');
@@ -181,17 +181,30 @@ export class NbdServer {
       }
       negotiating.destroy(`there are ${this.#limits.connectionsMax}, and it has not chosen an export`);
     }
-    const connection = new NbdConnection({
-      socket,
-      exports: this.#exports,
-      limits: this.#limits,
-      clock: this.#clock,
-      awake: this.#awake,
-      logger: this.#logger,
-    });
+    const connection = this.#connect(socket);
+    if (connection === undefined) {
+      return;
+    }
     this.#connections.add(connection);
     this.#timer ??= setInterval(() => this.#tick(), this.#tickMs);
     void connection.closed.then(() => this.#forget(connection));
+  }
+
+  #connect(socket: Socket): NbdConnection | undefined {
+    try {
+      return new NbdConnection({
+        socket,
+        exports: this.#exports,
+        limits: this.#limits,
+        clock: this.#clock,
+        awake: this.#awake,
+        logger: this.#logger,
+      });
+    } catch (error) {
+      this.#logger.warn(`NBD client turned away: ${errorMessage(error)}`);
+      socket.destroy();
+      return undefined;
+    }
   }
 
   #forget(connection: NbdConnection): void {

@@ -45,8 +45,18 @@ class Slot extends Request {
   }
 }
 
+/** From so many bytes on, a payload's rest is received where it belongs instead of being copied there. */
+const receivedInPlaceMin = 16 << 10;
+
 const withFua = { fua: true } as const;
 const withoutFua = { fua: false } as const;
+
+/** A write's payload that is coming. */
+interface Receiving {
+  readonly slot: Slot;
+  readonly prepared: NbdPreparedWrite;
+  filled: number;
+}
 
 export class Transmission {
   readonly #options: TransmissionOptions;
@@ -64,7 +74,8 @@ export class Transmission {
   /** A write that waits for memory. */
   #preparing: Slot | undefined;
   /** A write whose payload is coming. */
-  #receiving: { readonly slot: Slot; readonly prepared: NbdPreparedWrite; filled: number } | undefined;
+  #receiving: Receiving | undefined;
+  #expectsPayload = false;
   /** Bytes of a refused write's payload that are still to come. */
   #skip = 0;
 
@@ -97,6 +108,27 @@ export class Transmission {
   /** Bytes are left where they are until requests have completed or replies are read. */
   get isBlocked(): boolean {
     return this.#blocked;
+  }
+
+  /** Where the client's next bytes belong, when they are the rest of a long payload. */
+  get payloadPlace(): Uint8Array | undefined {
+    const receiving = this.#receiving;
+    return receiving !== undefined && receiving.slot.length - receiving.filled >= receivedInPlaceMin
+      ? receiving.prepared.buffer.subarray(receiving.filled)
+      : undefined;
+  }
+
+  /** Long payloads are coming: what is read before one of them is to be little, for it is copied. */
+  get expectsPayload(): boolean {
+    return this.#expectsPayload;
+  }
+
+  /** Bytes have come to payloadPlace. */
+  onPayload(count: number): void {
+    // A payload that was given up meanwhile has no use for its bytes.
+    if (this.#receiving !== undefined) {
+      this.#advancePayload(this.#receiving, count);
+    }
   }
 
   /** Takes bytes of the client from `at` on, as far as there is room for requests. Returns where it stopped. */
@@ -188,6 +220,7 @@ export class Transmission {
       ? refusal(slot, NbdErrno.ESHUTDOWN, 'the server is shutting down')
       : this.#check.refuse(slot);
     if (refused === undefined) {
+      this.#expectsPayload = slot.command === Command.WRITE && slot.length >= 2 * receivedInPlaceMin;
       this.#next = slot;
       return;
     }
@@ -295,12 +328,17 @@ export class Transmission {
     const { slot, prepared } = receiving;
     const taken = Math.min(slot.length - receiving.filled, chunk.length - at);
     prepared.buffer.set(chunk.subarray(at, at + taken), receiving.filled);
-    receiving.filled += taken;
+    this.#advancePayload(receiving, taken);
+    return at + taken;
+  }
+
+  #advancePayload(receiving: Receiving, count: number): void {
+    const { slot, prepared } = receiving;
+    receiving.filled += count;
     if (receiving.filled === slot.length) {
       this.#receiving = undefined;
       this.#settle(slot, () => prepared.submit(), slot.onDone);
     }
-    return at + taken;
   }
 
   /** For Slot. */

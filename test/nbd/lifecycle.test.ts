@@ -42,6 +42,22 @@ function mockTicks(t: TestContext): (ms: number) => void {
 describe('NBD clients come and go', () => {
   const dir = makeTempDir();
 
+  test('a client that vanishes in the middle of a long payload: its memory is given back, unwritten', async (t) => {
+    const target = new MemoryExport({ size });
+    const { server, open } = await startServer(t, dir, { target });
+    for (const part of [28, 29, 5000, 200_000, (1 << 20) + 27]) {
+      const client = await open();
+      const prepared = target.counts.prepared;
+      const request = encodeRequest({ type: WRITE, data: Buffer.alloc(1 << 20, 1) });
+      client.send(request.subarray(0, part));
+      await until(() => target.counts.prepared > prepared, 'the payload has a place');
+      client.close();
+      await until(() => server.clientCount() === 0, 'the client is forgotten');
+    }
+    assert.deepEqual(target.counts, { lent: 0, released: 0, prepared: 5, submitted: 0, cancelled: 5 });
+    assert.equal(target.bytes.indexOf(1), -1);
+  });
+
   test('a client that vanishes with requests in flight: everything is given back, once', async (t) => {
     const target = new MemoryExport({ size });
     const { server, open } = await startServer(t, dir, { target });
