@@ -138,5 +138,9 @@ const next = `
 == What to type next
   npm run quickstart -- --trace        every control message and every change of the memory map
   npm run quickstart -- --lab          the same on a real Linux kernel, in a virtual machine: /dev/vda, mkfs, mount
-  npx vduse doctor                     what this machine has of VDUSE, and what mends what it lacks
-  npx vduse export disk.img            on a machine that has it: /dev/vdX until Ctrl-C`;
+  node build/src/cli/vduse.js doctor   what this machine has of VDUSE, and what mends what it lacks
+  node build/src/cli/vduse.js create disk.img 10G
+  node build/src/cli/vduse.js serve disk.img --nbd /tmp/disk.sock
+                                       this disk for programs that speak NBD, until Ctrl-C
+  node build/src/cli/vduse.js export disk.img
+                                       on a machine with VDUSE: /dev/vdX until Ctrl-C`;

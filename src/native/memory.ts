@@ -76,6 +76,16 @@ function truncateRetrying(fd: number, size: number): number {
   }
 }
 
+const MADV_POPULATE_WRITE = 23;
+
+/**
+ * Makes a range's pages present and writable. False: there are none, or they may not be written; Linux before 5.14
+ * says that of every range.
+ */
+export function populate(address: number, length: number): boolean {
+  return libcCalls.madvise(address, length, MADV_POPULATE_WRITE) === 0;
+}
+
 /** Copies between host addresses that do not overlap. */
 export function copyMemory(destination: number, source: number, length: number): void {
   libcCalls.memcpy(destination, source, length);

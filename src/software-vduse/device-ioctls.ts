@@ -2,7 +2,7 @@
 import { readlinkSync } from 'node:fs';
 import { Errno } from '../native/errno.js';
 import { closeFd, duplicateFd } from '../native/fd.js';
-import { pageSize } from '../native/memory.js';
+import { pageSize, populate } from '../native/memory.js';
 import { VduseIoctl } from '../native/vduse-abi.js';
 import {
   isIovaInfoReservedZero,
@@ -187,8 +187,12 @@ function registerUserMemory(device: SoftwareDevice, argument: Uint8Array): numbe
   if (device.userMemory !== 0) {
     return -Errno.EEXIST;
   }
-  if (address === 0) {
+  // Linux pins the pages: none is EFAULT, some is ENOMEM. Touching what is not there would end the process.
+  if (!populate(address, pageSize)) {
     return -Errno.EFAULT;
+  }
+  if (!populate(address, domain.bounceBytes)) {
+    return -Errno.ENOMEM;
   }
   domain.replaceBounce(address);
   device.userMemory = address;

@@ -12,7 +12,17 @@ export interface SessionOptions {
   readonly shortTimeout?: boolean;
   /** Bytes of the bounce regions; the driver's own default when absent. */
   readonly bounceBytes?: number;
+  /** The case changes direct maps: `changeMaps`. */
+  readonly directMaps?: boolean;
 }
+
+/** A change of 64 KiB of the map at an IO virtual address, as vhost-vdpa makes it. */
+export interface MapChange {
+  readonly kind: 'map' | 'unmap';
+  readonly iova: number;
+}
+
+export const changedBytes = 64 << 10;
 
 /** A driver for the time of one case. */
 export interface Session {
@@ -25,6 +35,8 @@ export interface Session {
   diskId(name: string): Promise<string>;
   /** Has the driver ask where a queue stands; undefined where the device refused. May take another bus driver. */
   queueState(name: string, index: number): Promise<number | undefined>;
+  /** Has the driver change the map, from none on; tells of each change whether it was `done` or `refused`. */
+  changeMaps(name: string, changes: readonly MapChange[]): Promise<string[]>;
 }
 
 export interface Bench {

@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { bindVdpaDriver, vdpaBusDevice } from '../../src/native/vdpa-bus.js';
 import { linuxVduse } from '../../src/native/vduse-kernel.js';
-import type { Bench, Platform } from './bench.js';
+import type { Bench, MapChange, Platform } from './bench.js';
 
 const shortTimeoutMs = 1000;
 
@@ -24,16 +24,26 @@ async function blockDevice(name: string): Promise<string> {
   assert.fail(`no disk '${name}'`);
 }
 
-/** vhost_vdpa has the question, virtio_vdpa never asks. */
-async function queueState(name: string, index: number): Promise<number | undefined> {
+/** Runs a driver's side that waits for the device in the kernel: a process of its own. Returns what it printed. */
+async function runOnVhost(name: string, script: string, args: readonly string[]): Promise<unknown> {
   if (vdpaBusDevice(name)?.driver !== 'vhost_vdpa') {
     await bindVdpaDriver(name, 'vhost_vdpa');
   }
   const path = vdpaBusDevice(name)?.vhostDevice;
   assert(path !== undefined, `no vhost device '${name}'`);
-  const script = fileURLToPath(new URL('./vhost-queue-state-main.js', import.meta.url));
-  const { stdout } = await promisify(execFile)(process.execPath, [script, path, String(index)]);
-  return (JSON.parse(stdout) as { base?: number }).base;
+  const program = fileURLToPath(new URL(script, import.meta.url));
+  const { stdout } = await promisify(execFile)(process.execPath, [program, path, ...args]);
+  return JSON.parse(stdout);
+}
+
+/** vhost_vdpa has the question, virtio_vdpa never asks. */
+async function queueState(name: string, index: number): Promise<number | undefined> {
+  const found = await runOnVhost(name, './vhost-queue-state-main.js', [String(index)]);
+  return (found as { base?: number }).base;
+}
+
+async function changeMaps(name: string, changes: readonly MapChange[]): Promise<string[]> {
+  return (await runOnVhost(name, './vhost-maps-main.js', [JSON.stringify(changes)])) as string[];
 }
 
 export function linuxBench(platform: Platform, newestApi: number): Bench {
@@ -57,6 +67,7 @@ export function linuxBench(platform: Platform, newestApi: number): Bench {
         return (await readFile(path, 'latin1')).split('\0')[0].trim();
       },
       queueState,
+      changeMaps,
     }),
   };
 }

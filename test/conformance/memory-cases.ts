@@ -1,6 +1,8 @@
 /** The IOTLB, and memory that takes the bounce region's place. */
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { closeFd } from '../../src/native/fd.js';
-import { mapAnonymous, mapFile, unmap } from '../../src/native/memory.js';
+import { createMemoryFile, mapAnonymous, mapFile, unmap } from '../../src/native/memory.js';
 import {
   decodeIotlbEntry,
   decodeIovaInfo,
@@ -141,6 +143,31 @@ function getFd2(api: number): ConformanceCase['run'] {
   };
 }
 
+/** Memory of a file that is shorter than its map. */
+function fileMemory(context: CaseContext, file: { fileBytes: number; writable: boolean }): number {
+  const fd = createMemoryFile('umem', file.fileBytes);
+  const { writable } = file;
+  const address = mapFile({ fd, length: bounceBytes, offset: 0, readable: true, writable });
+  closeFd(fd);
+  context.after(() => unmap(address, bounceBytes));
+  return address;
+}
+
+/** Runs with room for one locked page. */
+function withoutLockedMemory<T>(run: () => T): T {
+  const setSoftLimit = (limit: string): void => {
+    execFileSync('prlimit', ['--pid', String(process.pid), `--memlock=${limit}:`]);
+  };
+  const limits = readFileSync('/proc/self/limits', 'utf8');
+  const [, soft] = /^Max locked memory +(\S+)/m.exec(limits) ?? [];
+  setSoftLimit('4096');
+  try {
+    return run();
+  } finally {
+    setSoftLimit(soft);
+  }
+}
+
 async function userMemory(context: CaseContext): Promise<void> {
   context.session({ bounceBytes });
   const device = ScriptedDevice.create(context, 'umem');
@@ -162,6 +189,13 @@ async function userMemory(context: CaseContext): Promise<void> {
   context.expect('another place', register({ iova: 4096n }), 'EINVAL');
   context.expect('less of it', register({ size: BigInt(bounceBytes - 4096) }), 'EINVAL');
   context.expect('address 0', register({ address: 0 }), 'EFAULT');
+  context.expect('an address where nothing is', register({ address: 65_536 }), 'EFAULT');
+  const readOnly = fileMemory(context, { fileBytes: bounceBytes, writable: false });
+  context.expect('memory that is only read', register({ address: readOnly }), 'EFAULT');
+  const short = fileMemory(context, { fileBytes: bounceBytes / 2, writable: true });
+  context.expect('memory that ends too early', register({ address: short }), 'ENOMEM');
+  context.expect('more than may be locked', withoutLockedMemory(register), 'ENOMEM');
+  deregister();
   const reserved = argument({}).fill(1, 40, 41);
   context.expect('reserved bytes', outcome(device.ioctl(VduseIoctl.IOTLB_REG_UMEM, reserved)), 'EINVAL');
   context.expect('deregister what is not there', deregister(), 'ENOENT');
@@ -185,9 +219,53 @@ async function userMemory(context: CaseContext): Promise<void> {
   context.expect('a close takes it back', deregister(), 'ENOENT');
 }
 
+/** Every map that there is, as `start + length`. */
+function mapped(device: ScriptedDevice): string {
+  const found: string[] = [];
+  for (let start = 0n; found.length < 8; ) {
+    const map = device.iotlb(start, lastAddress);
+    if (typeof map === 'number') {
+      break;
+    }
+    found.push(`${map.start} + ${map.last - map.start + 1n}`);
+    start = map.last + 1n;
+  }
+  return found.join(', ');
+}
+
+async function updateIotlb(context: CaseContext): Promise<void> {
+  const session = context.session({ directMaps: true });
+  const device = ScriptedDevice.create(context, 'maps');
+  const seen: string[] = [];
+  device.answer = (request) => {
+    if (request.type === 'update-iotlb') {
+      seen.push(`${request.start} to ${request.last}: ${mapped(device)}`);
+    }
+    return 'ok';
+  };
+  device.watch();
+  await device.kernel.addToBus('maps');
+  const done = await session.changeMaps('maps', [
+    { kind: 'map', iova: 1 << 20 },
+    { kind: 'map', iova: 2 << 20 },
+    { kind: 'unmap', iova: 1 << 20 },
+  ]);
+  context.expect('the driver', done, ['done', 'done', 'done']);
+  context.expect('messages, and the map when they come', seen.slice(0, 3), [
+    `0 to ${lastAddress}: 1048576 + 65536`,
+    `0 to ${lastAddress}: 1048576 + 65536, 2097152 + 65536`,
+    `0 to ${lastAddress}: 2097152 + 65536`,
+  ]);
+  device.answer = (request) => (request.type === 'update-iotlb' ? 'failed' : 'ok');
+  const refused = await session.changeMaps('maps', [{ kind: 'map', iova: 1 << 20 }]);
+  context.expect('a map that the device refuses', refused, ['refused']);
+  context.expect('is none', mapped(device), '');
+}
+
 export const memoryCases: readonly ConformanceCase[] = [
   { name: 'IOTLB', run: iotlb },
   { name: 'IOTLB_GET_FD2, API 0', run: getFd2(0) },
   { name: 'IOTLB_GET_FD2, API 1', run: getFd2(1) },
   { name: 'user memory', run: userMemory },
+  { name: 'UPDATE_IOTLB', run: updateIotlb },
 ];
