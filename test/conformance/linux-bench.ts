@@ -25,25 +25,27 @@ async function blockDevice(name: string): Promise<string> {
 }
 
 /** Runs a driver's side that waits for the device in the kernel: a process of its own. Returns what it printed. */
-async function runOnVhost(name: string, script: string, args: readonly string[]): Promise<unknown> {
+async function runOnVhost(name: string, script: URL, args: readonly string[]): Promise<unknown> {
   if (vdpaBusDevice(name)?.driver !== 'vhost_vdpa') {
     await bindVdpaDriver(name, 'vhost_vdpa');
   }
   const path = vdpaBusDevice(name)?.vhostDevice;
   assert(path !== undefined, `no vhost device '${name}'`);
-  const program = fileURLToPath(new URL(script, import.meta.url));
-  const { stdout } = await promisify(execFile)(process.execPath, [program, path, ...args]);
+  const { stdout } = await promisify(execFile)(process.execPath, [fileURLToPath(script), path, ...args]);
   return JSON.parse(stdout);
 }
 
 /** vhost_vdpa has the question, virtio_vdpa never asks. */
 async function queueState(name: string, index: number): Promise<number | undefined> {
-  const found = await runOnVhost(name, './vhost-queue-state-main.js', [String(index)]);
+  const found = await runOnVhost(name, new URL('./vhost-queue-state-main.js', import.meta.url), [
+    String(index),
+  ]);
   return (found as { base?: number }).base;
 }
 
 async function changeMaps(name: string, changes: readonly MapChange[]): Promise<string[]> {
-  return (await runOnVhost(name, './vhost-maps-main.js', [JSON.stringify(changes)])) as string[];
+  const script = new URL('./vhost-maps-main.js', import.meta.url);
+  return (await runOnVhost(name, script, [JSON.stringify(changes)])) as string[];
 }
 
 export function linuxBench(platform: Platform, newestApi: number): Bench {
