@@ -17,6 +17,10 @@ export interface MachineShape {
   smp: number;
   memoryMib: number;
   verbose: boolean;
+  /** Memory in a file that back-ends of vhost-user devices can map. */
+  sharedMemory: boolean;
+  /** More of QEMU's own arguments. */
+  extra: readonly string[];
 }
 
 /** In QEMU's option lists a comma separates, and a doubled one is a comma. */
@@ -55,6 +59,12 @@ export function qemuArguments(shape: MachineShape): string[] {
       ? ['-accel', 'kvm', '-cpu', 'host']
       : ['-accel', 'tcg,thread=multi', '-cpu', 'max,la57=off']),
     ...['-smp', String(shape.smp), '-m', String(shape.memoryMib), '-no-reboot'],
+    ...(shape.sharedMemory
+      ? [
+          ...['-object', `memory-backend-memfd,id=memory,size=${shape.memoryMib}M,share=on`],
+          ...['-machine', 'memory-backend=memory'],
+        ]
+      : []),
     ...['-kernel', kernel.vmlinux, '-initrd', initramfs, '-append', kernelCommandLine(shape.verbose)],
 
     ...share('host-root', shape.root, ',readonly=on'),
@@ -71,5 +81,6 @@ export function qemuArguments(shape: MachineShape): string[] {
     ...['-device', 'virtconsole,chardev=terminal'],
     ...['-device', 'virtserialport,chardev=control,name=control'],
     ...['-device', 'virtserialport,chardev=output,name=output'],
+    ...shape.extra,
   ];
 }

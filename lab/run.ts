@@ -30,6 +30,10 @@ export interface LabOptions {
   /** A host directory that the guest can write to, at the same path; also in its VDUSE_LAB_RESULTS. */
   results?: string;
   accelerator?: Accelerator;
+  /** Back-ends outside of QEMU, those of vhost-user devices, are to reach the machine's memory. */
+  sharedMemory?: boolean;
+  /** More arguments for QEMU, such as devices; ids that the lab does not use. */
+  qemuArguments?: readonly string[];
   /** Gets stdout and stderr as they come. The guest waits while a returned promise is pending. */
   onOutput?: (chunk: Buffer) => void | Promise<void>;
   /** False for output that may be larger than memory: `output` stays empty then. */
@@ -111,6 +115,8 @@ async function bootWith(kernel: Kernel, options: LabOptions, accelerator: Accele
       smp,
       memoryMib,
       verbose: options.verbose ?? false,
+      sharedMemory: options.sharedMemory ?? false,
+      extra: options.qemuArguments ?? [],
     },
     [checkout, realpathSync(process.execPath)],
   );

@@ -3,6 +3,7 @@ import { VduseError } from '../base/errors.js';
 import type { BlockNode } from '../block/node.js';
 import type { NamedThread } from '../device/queue-host.js';
 import type { DeviceStatistics } from '../device/statistics.js';
+import type { VhostUserAddress } from '../transport/vhost-user/vhost-user-transport.js';
 
 export interface BlockExport {
   readonly id: string;
@@ -64,10 +65,18 @@ export interface NbdExportOptions extends BlockExportOptions {
   readonly bitmaps?: readonly string[];
 }
 
+export interface VhostUserBlkExportOptions extends BlockExportOptions {
+  readonly address: VhostUserAddress;
+  readonly queueCount?: number;
+  readonly logicalBlockSize?: number;
+  readonly serial?: string;
+}
+
 /** The export types there are, each with what it is made of. */
 export interface ExportOptionsByType {
   readonly 'vduse-blk': VduseBlkExportOptions;
   readonly nbd: NbdExportOptions;
+  readonly 'vhost-user-blk': VhostUserBlkExportOptions;
 }
 
 export type ExportType = keyof ExportOptionsByType;

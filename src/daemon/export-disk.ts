@@ -15,6 +15,7 @@ import { toBlockNodeOptions } from './options/blockdev-options.js';
 import { filenameOptions } from './options/filename.js';
 import { acquireQueueThreads, releaseQueueThreads } from './process-hosts.js';
 import { createVduseBlkExport, type VduseBlkExport } from './vduse-export.js';
+import { createVhostUserBlkExport, type VhostUserBlkExport } from './vhost-user-export.js';
 
 export interface DiskOptions {
   /** The VDUSE device's name; made of the image's name when absent. */
@@ -30,6 +31,11 @@ export interface DiskOptions {
   readonly blockSize?: number;
   /** `virtio`, the default: /dev/vdX. `vhost`: /dev/vhost-vdpa-N, for a virtual machine. False: not on the bus. */
   readonly attach?: 'virtio' | 'vhost' | false;
+  /**
+   * A socket's path: the disk is for a virtual machine, over vhost-user, instead of VDUSE. No privileges are needed;
+   * `attach` and `queueSize` do not count.
+   */
+  readonly vhostUser?: string;
   /** Threads for the queues, in turn; a pool of one per core when absent. */
   readonly threads?: readonly NamedThread[];
   /** How long a queue's thread may look for requests before it sleeps, microseconds; 0: not at all. See BlkDeviceOptions. */
@@ -42,7 +48,7 @@ export interface DiskOptions {
 
 export interface ExportedDisk {
   readonly name: string;
-  /** `/dev/vdX`, or `/dev/vhost-vdpa-N`; undefined when it is not attached. */
+  /** `/dev/vdX`, `/dev/vhost-vdpa-N` or the vhost-user socket; undefined when it is not attached. */
   readonly path: string | undefined;
   /** Bytes. */
   readonly size: number;
@@ -128,23 +134,24 @@ export async function openSource(
 }
 
 class Disk implements ExportedDisk {
+  readonly name: string;
   readonly #node: BlockNode;
-  readonly #export: VduseBlkExport;
+  readonly #export: VduseBlkExport | VhostUserBlkExport;
   readonly closed: Promise<void>;
   #closing: Promise<void> | undefined;
 
-  constructor(node: BlockNode, blockExport: VduseBlkExport) {
+  constructor(name: string, node: BlockNode, blockExport: VduseBlkExport | VhostUserBlkExport) {
+    this.name = name;
     this.#node = node;
     this.#export = blockExport;
     this.closed = blockExport.closed;
     node.watch?.({ onResize: () => blockExport.resized() });
   }
 
-  get name(): string {
-    return this.#export.deviceName;
-  }
-
   get path(): string | undefined {
+    if (this.#export.type === 'vhost-user-blk') {
+      return this.#export.address.type === 'unix' ? this.#export.address.path : undefined;
+    }
     const { attached } = this.#export;
     return attached?.blockDevice ?? attached?.vhostDevice;
   }
@@ -176,36 +183,50 @@ class Disk implements ExportedDisk {
   }
 }
 
+function createExport(
+  node: BlockNode,
+  name: string,
+  options: DiskOptions,
+): Promise<VduseBlkExport | VhostUserBlkExport> {
+  const { queues, queueSize, blockSize, threads, pollUs, vhostUser, attach = 'virtio' } = options;
+  const context = { hosts: acquireQueueThreads(), logger: options.logger ?? silentLogger };
+  const common = {
+    id: name,
+    node,
+    writable: !node.readOnly,
+    serial: options.serial ?? name.slice(0, 20),
+    ...(queues === undefined ? {} : { queueCount: queues }),
+    ...(blockSize === undefined ? {} : { logicalBlockSize: blockSize }),
+    ...(threads === undefined ? {} : { threads }),
+    ...(pollUs === undefined ? {} : { pollUs }),
+  };
+  if (vhostUser !== undefined) {
+    const address = { type: 'unix', path: vhostUser, server: true } as const;
+    return createVhostUserBlkExport({ ...common, address }, context);
+  }
+  return createVduseBlkExport(
+    {
+      ...common,
+      name,
+      ...(queueSize === undefined ? {} : { queueSize }),
+      ...(attach === false ? {} : { attach }),
+    },
+    context,
+  );
+}
+
 /**
  * Gives a disk to this machine: an image's or disk's path, a block node's options, or a block driver of
- * your own (defineBlockDriver). Needs Linux's VDUSE and its privileges. When it throws, nothing is left.
+ * your own (defineBlockDriver). Needs Linux's VDUSE and its privileges, except over vhost-user. When it throws,
+ * nothing is left.
  */
 export async function exportDisk(
   source: string | BlockNodeOptions | BlockSource,
   options: DiskOptions = {},
 ): Promise<ExportedDisk> {
   const { node, name } = await openSource(source, options);
-  const hosts = acquireQueueThreads();
   try {
-    const { queues, queueSize, blockSize, threads, pollUs } = options;
-    const attach = options.attach ?? 'virtio';
-    const blockExport = await createVduseBlkExport(
-      {
-        id: name,
-        node,
-        name,
-        writable: !node.readOnly,
-        serial: options.serial ?? name.slice(0, 20),
-        ...(queues === undefined ? {} : { queueCount: queues }),
-        ...(queueSize === undefined ? {} : { queueSize }),
-        ...(blockSize === undefined ? {} : { logicalBlockSize: blockSize }),
-        ...(threads === undefined ? {} : { threads }),
-        ...(pollUs === undefined ? {} : { pollUs }),
-        ...(attach === false ? {} : { attach }),
-      },
-      { hosts, logger: options.logger ?? silentLogger },
-    );
-    return new Disk(node, blockExport);
+    return new Disk(name, node, await createExport(node, name, options));
   } catch (error) {
     await closeAll([() => node.close(), releaseQueueThreads]);
     if (error instanceof VduseError && error.code === 'ALREADY_EXISTS' && options.name === undefined) {

@@ -19,6 +19,7 @@ export interface ExportContext {
 }
 
 export interface VduseBlkExport extends BlockExport {
+  readonly type: 'vduse-blk';
   readonly deviceName: string;
   readonly queueCount: number;
   readonly queueSize: number;

@@ -29,6 +29,10 @@ export class DeviceController {
     this.#source = source;
   }
 
+  get #offered(): bigint {
+    return this.#device.deviceFeatures | (1n << BigInt(RING_F.ACCESS_PLATFORM));
+  }
+
   get status(): number {
     return this.#status;
   }
@@ -54,7 +58,7 @@ export class DeviceController {
     }
     const set = status & ~this.#status;
     if ((set & DeviceStatus.FEATURES_OK) !== 0) {
-      this.#checkFeatures(this.#source.driverFeatures());
+      checkFeatures(this.#source.driverFeatures(), this.#offered);
     }
     if ((set & DeviceStatus.DRIVER_OK) !== 0) {
       await this.#start(timeoutMs);
@@ -103,7 +107,7 @@ export class DeviceController {
 
   async #start(timeoutMs: number): Promise<void> {
     const features = this.#source.driverFeatures();
-    this.#checkFeatures(features);
+    checkFeatures(features, this.#offered);
     try {
       await this.#device.activate(this.#source.prepareActivation(features, this.#availIndices));
     } catch (error) {
@@ -114,22 +118,21 @@ export class DeviceController {
     }
     this.#active = true;
   }
+}
 
-  /** 2.2: the driver accepts a subset of what is offered, and VERSION_1, for no legacy layout is spoken. */
-  #checkFeatures(features: bigint): void {
-    const offered = this.#device.deviceFeatures | (1n << BigInt(RING_F.ACCESS_PLATFORM));
-    const unknown = features & ~offered;
-    if (unknown !== 0n) {
-      throw new VduseError(
-        'PROTOCOL',
-        `the driver accepted features that were not offered: 0x${unknown.toString(16)}`,
-      );
-    }
-    if (!hasFeature(features, RING_F.VERSION_1)) {
-      throw new VduseError(
-        'PROTOCOL',
-        'the driver did not accept VERSION_1, and legacy drivers are not served',
-      );
-    }
+/** 2.2: the driver accepts a subset of what is offered, and VERSION_1, for no legacy layout is spoken. Throws PROTOCOL. */
+export function checkFeatures(features: bigint, offered: bigint): void {
+  const unknown = features & ~offered;
+  if (unknown !== 0n) {
+    throw new VduseError(
+      'PROTOCOL',
+      `the driver accepted features that were not offered: 0x${unknown.toString(16)}`,
+    );
+  }
+  if (!hasFeature(features, RING_F.VERSION_1)) {
+    throw new VduseError(
+      'PROTOCOL',
+      'the driver did not accept VERSION_1, and legacy drivers are not served',
+    );
   }
 }

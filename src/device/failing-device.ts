@@ -13,11 +13,13 @@ import { outstandingHeads } from '../virtqueue/outstanding-heads.js';
 import { locateSplitRings, type SplitRings } from '../virtqueue/split-rings.js';
 import { SplitVirtqueue } from '../virtqueue/split-virtqueue.js';
 import { BLK_S } from './blk/blk-protocol.js';
+import { takeQueues } from './running-queues.js';
 import {
   type Activation,
   DeviceId,
   type DeviceListener,
   type QueueActivation,
+  type QuiesceOptions,
   type QuiesceResult,
   type VirtioDevice,
 } from './virtio-device.js';
@@ -72,15 +74,20 @@ export class FailingDevice implements VirtioDevice {
       this.#unknown += failing.unknown;
       this.#queues.set(queue.index, failing);
     }
+    clearInterval(this.#timer);
     this.#timer = setInterval(() => this.#poll(), POLL_MS);
     this.#poll();
   }
 
-  async quiesce(): Promise<QuiesceResult> {
-    clearInterval(this.#timer);
-    const availIndices = new Map([...this.#queues].map(([index, queue]) => [index, queue.availIndex]));
-    this.#queues.clear();
-    return { drained: true, availIndices };
+  async quiesce(options: QuiesceOptions): Promise<QuiesceResult> {
+    const stopped = takeQueues(this.#queues, options);
+    if (this.#queues.size === 0) {
+      clearInterval(this.#timer);
+    }
+    return {
+      drained: true,
+      availIndices: new Map(stopped.map(([index, queue]) => [index, queue.availIndex])),
+    };
   }
 
   updateMemory(regions: readonly MemoryRegion[]): void {

@@ -53,12 +53,14 @@ export interface DeviceListener {
 export interface QuiesceOptions {
   /** How long requests in flight may take before the device gives them up. Milliseconds. */
   readonly timeoutMs: number;
+  /** Indices of the queues to stop; all that run when absent. */
+  readonly queues?: readonly number[];
 }
 
 export interface QuiesceResult {
   /** False: a back-end held on to requests. Their memory must stay mapped. */
   readonly drained: boolean;
-  /** Each queue's available index, by queue index. */
+  /** The available index of each queue that was stopped, by queue index. */
   readonly availIndices: ReadonlyMap<number, number>;
 }
 
@@ -74,11 +76,11 @@ export interface VirtioDevice {
   readonly queueSizeMax: number;
   setListener(listener: DeviceListener | undefined): void;
   /**
-   * Starts the queues. Throws PROTOCOL for rings that can't be. Every start is over then, but other queues may
+   * Starts the queues, beside those that run already. Throws PROTOCOL for rings that can't be. Every start is over then, but other queues may
    * run: `quiesce` stops them.
    */
   activate(activation: Activation): Promise<void>;
-  /** Stops taking requests and waits, within its time, for those in flight. The device can be activated again. */
+  /** Stops taking requests and waits, within its time, for those in flight. The queues can be activated again. */
   quiesce(options: QuiesceOptions): Promise<QuiesceResult>;
   /** More memory was mapped while the queues run. What was mapped before stays. */
   updateMemory(regions: readonly MemoryRegion[]): void;

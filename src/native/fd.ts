@@ -37,6 +37,19 @@ export function duplicateFd(fd: number): number {
   return check(libcCalls.fcntlNumber(fd, F_DUPFD_CLOEXEC, 0), 'fcntl(F_DUPFD_CLOEXEC)', `${fd}`);
 }
 
+const F_GETFL = 3;
+const F_SETFL = 4;
+
+export function setNonBlocking(fd: number): void {
+  const flags = check(libcCalls.fcntlNumber(fd, F_GETFL, 0), 'fcntl(F_GETFL)', `${fd}`);
+  check(libcCalls.fcntlNumber(fd, F_SETFL, flags | OpenFlag.O_NONBLOCK), 'fcntl(F_SETFL)', `${fd}`);
+}
+
+/** Makes a descriptor that is open one of another's open file, in one step: whoever uses its number meets no gap. */
+export function replaceFd(target: number, source: number): void {
+  check(libcCalls.dup3(source, target, OpenFlag.O_CLOEXEC), 'dup3', `${source}`);
+}
+
 /** A non-blocking eventfd with value 0. */
 export function createEventFd(): number {
   return check(libcCalls.eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), 'eventfd');

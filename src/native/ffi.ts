@@ -19,6 +19,7 @@ function bind<T>(name: string, result: string, parameters: string[]): T {
 /** Variadic functions (ioctl, fcntl, open, syscall) take their integer arguments like ordinary ones on both ABIs. */
 export const libcCalls = {
   close: bind<(fd: number) => number>('close', 'int', ['int']),
+  dup3: bind<(from: number, to: number, flags: number) => number>('dup3', 'int', ['int', 'int', 'int']),
   eventfd: bind<(initial: number, flags: number) => number>('eventfd', 'int', ['uint', 'int']),
   fcntlPointer: bind<(fd: number, command: number, argument: Bytes) => number>('fcntl', 'int', [
     'int',

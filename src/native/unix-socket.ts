@@ -10,7 +10,7 @@ import { fchmodSync, lstatSync, unlinkSync } from 'node:fs';
 import { assert } from '../base/assert.js';
 import { VduseError } from '../base/errors.js';
 import { Errno } from './errno.js';
-import { closeFd } from './fd.js';
+import { closeFd, setNonBlocking } from './fd.js';
 import { addressOf, bindLibc, check, errno, systemCallError } from './ffi.js';
 
 const AF_UNIX = 1;
@@ -18,6 +18,7 @@ const SOCK_STREAM = 1;
 const SOCK_NONBLOCK = 0o4000;
 const SOCK_CLOEXEC = 0o2000000;
 const SOL_SOCKET = 1;
+const SO_ACCEPTCONN = 30;
 const SCM_RIGHTS = 1;
 const MSG_CTRUNC = 0x8;
 const MSG_DONTWAIT = 0x40;
@@ -62,6 +63,9 @@ const connectCall = bindLibc<(fd: number, address: Uint8Array, length: number) =
   'void *',
   'uint',
 ]);
+const getsockoptCall = bindLibc<
+  (fd: number, level: number, option: number, value: Int32Array, length: Int32Array) => number
+>('getsockopt', 'int', ['int', 'int', 'int', 'void *', 'void *']);
 const listenCall = bindLibc<(fd: number, backlog: number) => number>('listen', 'int', ['int', 'int']);
 const accept4Call = bindLibc<(fd: number, address: null, length: null, flags: number) => number>(
   'accept4',
@@ -120,12 +124,28 @@ export class UnixListener {
   readonly address: string;
   readonly #inode: bigint | undefined;
 
+  /** Takes over a socket that listens already, such as one that a service manager has passed. Throws INVALID_ARGUMENT. */
+  static adopt(fd: number): UnixListener {
+    const answer = new Int32Array(new ArrayBuffer(4));
+    const length = new Int32Array(new Int32Array([4]).buffer);
+    const known = getsockoptCall(fd, SOL_SOCKET, SO_ACCEPTCONN, answer, length);
+    if (known < 0 || answer[0] === 0) {
+      throw new VduseError('INVALID_ARGUMENT', `descriptor ${fd} is no socket that listens`);
+    }
+    setNonBlocking(fd);
+    return new UnixListener(`fd:${fd}`, { fd });
+  }
+
   /**
    * `mode` is the socket file's: connecting takes write permission. A socket file that nobody listens on, left
    * behind by a process that died, is replaced; anything else at the path is an error.
    */
-  constructor(address: string, options: { mode?: number } = {}) {
+  constructor(address: string, options: { mode?: number; fd?: number } = {}) {
     this.address = address;
+    if (options.fd !== undefined) {
+      this.fd = options.fd;
+      return;
+    }
     this.fd = openSocket();
     try {
       // Before bind(): the file comes into being with this mode, so there is no moment with another one.

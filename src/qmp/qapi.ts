@@ -169,7 +169,8 @@ export function variants<const T extends readonly [StructOf, ...StructOf[]]>(
     error: (issue) => {
       const value = isObject(issue.input) ? issue.input[discriminator] : undefined;
       if (value === undefined) {
-        return isObject(issue.input) ? MISSING : 'Invalid parameter type, expected: object';
+        const isMissing = isObject(issue.input) || issue.input === undefined;
+        return isMissing ? MISSING : 'Invalid parameter type, expected: object';
       }
       return typeof value === 'string'
         ? `Parameter '${NAME}' does not accept value '${value}'\n${supported}`

@@ -248,7 +248,7 @@ describe('the command line', () => {
       [
         ['--export', 'fuse,id=e,node-name=a'],
         "--export fuse,id=e,node-name=a: Parameter 'type' does not accept value 'fuse'",
-        'supported: vduse-blk, nbd',
+        'supported: vduse-blk, nbd, vhost-user-blk',
       ],
       [
         ['--export', 'vduse-blk,id=e,node-name=a'],

@@ -257,6 +257,21 @@ describe('beside qemu-storage-daemon', { skip }, () => {
       ].map((more) =>
         command('block-export-add', { type: 'vduse-blk', id: 'v', 'node-name': 'n0', ...more }),
       ),
+      ...[
+        {},
+        { addr: {} },
+        { addr: { type: 'unix' } },
+        { addr: { type: 'inet', host: 'a', port: '1' } },
+        { addr: { type: 'vsock', cid: 'a', port: '1' } },
+        { addr: { type: 'unix', path: '/none', x: 1 } },
+        { addr: { type: 'unix', path: '/none' }, x: 1 },
+        { addr: { type: 'unix', path: '/none' }, 'num-queues': 0 },
+        { addr: { type: 'unix', path: '/none' }, writable: 1 },
+        { addr: { type: 'unix', path: '/none' }, 'node-name': 'zz' },
+        { addr: { type: 'unix', path: '/none' }, 'node-name': 'n1', writable: true },
+      ].map((more) =>
+        command('block-export-add', { type: 'vhost-user-blk', id: 'v', 'node-name': 'n0', ...more }),
+      ),
       ...graphScript(add, filename),
       command('blockdev-del', { 'node-name': 'd0' }),
       command('blockdev-del', { 'node-name': 'n0' }),

@@ -149,3 +149,19 @@ test('memory that grows reaches every queue that runs', async () => {
     [[false], [true], [false]],
   );
 });
+
+test('some queues stop and start again, the others run on', async () => {
+  const hosts = new ControlledHosts();
+  const device = await create(hosts);
+  await device.activate(activation);
+  const running = (): number[] => hosts.hosts.flatMap((host, n) => (host.running.size > 0 ? [n] : []));
+  const { drained, availIndices } = await device.quiesce({ timeoutMs: 100, queues: [1, 2] });
+  assert.ok(drained);
+  assert.deepEqual([...availIndices.keys()], [1, 2]);
+  assert.deepEqual(running(), [0]);
+  await device.activate({ ...activation, queues: activation.queues.slice(1, 2) });
+  assert.deepEqual(running(), [0, 1]);
+  const rest = await device.quiesce({ timeoutMs: 100 });
+  assert.deepEqual([...rest.availIndices.keys()], [0, 1]);
+  assert.deepEqual(running(), []);
+});

@@ -222,6 +222,20 @@ describe('a stop', () => {
   });
 });
 
+test('one queue stops, the other runs on', async () => {
+  const { device, frontEnd } = await start();
+  const [first, second] = frontEnd.activation().queues;
+  const { availIndices } = await device.quiesce({ timeoutMs: 1000, queues: [first.index] });
+  assert.deepEqual([...availIndices.keys()], [0]);
+  const waiting = frontEnd.queues[0].exchange({ readable: [text('a')], writable: [1] });
+  await frontEnd.queues[1].exchange({ readable: [text('b')], writable: [1] });
+  assert.equal(frontEnd.queues[0].inFlight, 1);
+  await device.activate({ ...frontEnd.activation(), queues: [first] });
+  assert.equal((await waiting).written, 1);
+  assert.equal(second.index, 1);
+  await frontEnd.close();
+});
+
 test('the configuration space is what it was set to, and the driver is told', async () => {
   const { device, frontEnd } = await start({ config: text('first') });
   let changes = 0;

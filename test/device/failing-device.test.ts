@@ -82,7 +82,7 @@ function makePair(context: TestContext): { abandoned: Abandoned; device: Failing
   const abandoned = new Abandoned();
   const device = makeDevice();
   context.after(async () => {
-    await device.quiesce();
+    await device.quiesce({ timeoutMs: 0 });
     abandoned.guest.close();
   });
   return { abandoned, device };
@@ -145,7 +145,7 @@ describe('FailingDevice', () => {
           // What the rings do not tell (see outstandingHeads) is not guessed at, and is said.
           assert.equal(waiting.size, device.unknown);
         } finally {
-          await device.quiesce();
+          await device.quiesce({ timeoutMs: 0 });
           abandoned.guest.close();
         }
       }),

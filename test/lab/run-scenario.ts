@@ -7,7 +7,8 @@ import { LabError } from '../../lab/errors.js';
 import { type LabOptions, runInLab } from '../../lab/run.js';
 import { type OutcomeLine, outcomeMark } from './guest/checks.js';
 
-export interface Scenario extends Pick<LabOptions, 'kernel' | 'smp' | 'memoryMib'> {
+export interface Scenario
+  extends Pick<LabOptions, 'kernel' | 'smp' | 'memoryMib' | 'sharedMemory' | 'qemuArguments' | 'onOutput'> {
   /** The compiled script. */
   readonly script: URL;
   /** Only the checks whose names have one of these. */

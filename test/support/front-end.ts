@@ -237,6 +237,11 @@ export class FrontEndQueue {
   #onCall(): void {
     drainEventFd(this.callFd);
     this.interrupts++;
+    this.pollUsed();
+  }
+
+  /** Takes what the device has used. */
+  pollUsed(): void {
     do {
       const count = this.#driver.popUsed(this.#used);
       assert.ok(count >= 0, 'the device broke the used ring');
@@ -314,6 +319,12 @@ export class FrontEnd {
       }),
     );
     return { features: this.features, queues, memory: this.memory.regions };
+  }
+
+  /** After a reset: the rings begin anew. */
+  async restart(): Promise<void> {
+    this.#availIndices = new Map();
+    await this.activate();
   }
 
   async activate(): Promise<this> {

@@ -31,6 +31,7 @@ Examples:
   vduse export disk.img --name data --serial DATA-0001 --read-only
   vduse export /dev/vg0/lv0 --cache-direct --queues 4
   vduse export disk.img --vhost          for a virtual machine: prints /dev/vhost-vdpa-N
+  vduse export disk.img --vhost-user disk.sock    for a virtual machine, by QEMU's vhost-user-blk-pci
   vduse export memory:1G --json | while read -r event; do ...; done`;
 
 export function exportCommand(context: CommandContext): Command {
@@ -64,6 +65,7 @@ export function exportCommand(context: CommandContext): Command {
     )
     .option('--no-attach', 'make the VDUSE device, but leave attaching it to `vdpa dev add`')
     .option('--vhost', 'attach it as a device for a virtual machine')
+    .option('--vhost-user <socket>', 'serve it to a virtual machine on a socket; no VDUSE, no root needed')
     .option('--cache-direct', "bypass the host's page cache (O_DIRECT)")
     .addOption(
       new Option('--discard <mode>', 'what becomes of discards')

@@ -30,6 +30,15 @@ const optionHelp = {
   --export [type=]nbd,id=<id>,node-name=<N>[,name=<export name>]
            [,writable=on|off][,description=<text>]
                          serve the block node through the NBD server
+  --export [type=]vhost-user-blk,id=<id>,node-name=<N>,
+           addr.type=unix,addr.path=<socket path>[,server=on|off]
+           [,writable=on|off][,num-queues=<count>]
+           [,logical-block-size=<bytes>][,serial=<serial number>]
+           [,iothread=<id>]
+  --export [type=]vhost-user-blk,id=<id>,node-name=<N>,
+           addr.type=fd,addr.str=<file descriptor>[,...]
+                         serve the block node to a virtual machine over
+                         vhost-user; with server=off connect to its socket
 `,
   monitor: `\
   --monitor [chardev=]<id>[,mode=control][,pretty=on|off]

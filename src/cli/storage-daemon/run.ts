@@ -4,6 +4,7 @@ import { createLogger, type Logger } from '../../base/log.js';
 import { openBlockNode } from '../../block/open.js';
 import { StorageDaemon } from '../../daemon/storage-daemon.js';
 import { createVduseBlkExport } from '../../daemon/vduse-export.js';
+import { createVhostUserBlkExport } from '../../daemon/vhost-user-export.js';
 import { QueueThreadPool } from '../../worker/queue-thread-pool.js';
 import {
   type CommandLine,
@@ -54,6 +55,7 @@ async function serve(plan: StartupPlan, background: BackgroundProcess | undefine
     openBlockNode,
     exportCreators: {
       'vduse-blk': (options) => createVduseBlkExport(options, { hosts, logger }),
+      'vhost-user-blk': (options) => createVhostUserBlkExport(options, { hosts, logger }),
     },
     logger,
   });

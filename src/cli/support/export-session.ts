@@ -9,9 +9,11 @@ import { VduseError } from '../../base/errors.js';
 import type { Logger } from '../../base/log.js';
 import type { BlockNodeOptions } from '../../block/node.js';
 import { openBlockNode } from '../../block/open.js';
+import type { ExportRequest } from '../../daemon/block-export.js';
 import { isIdentifier } from '../../daemon/identifier.js';
 import { StorageDaemon } from '../../daemon/storage-daemon.js';
 import { createVduseBlkExport, type VduseBlkExport } from '../../daemon/vduse-export.js';
+import { createVhostUserBlkExport, type VhostUserBlkExport } from '../../daemon/vhost-user-export.js';
 import { vdpaBusDevice } from '../../native/vdpa-bus.js';
 import { compact } from '../../qmp/qapi.js';
 import { QueueThreadPool, type QueueThreadPoolOptions } from '../../worker/queue-thread-pool.js';
@@ -36,6 +38,8 @@ export interface ExportSettings {
   readonly queueSize: number;
   readonly blockSize: number | undefined;
   readonly binding: Binding;
+  /** The path of a vhost-user socket to serve on instead of a VDUSE device. */
+  readonly vhostUser: string | undefined;
   readonly threads: QueueThreadPoolOptions;
   readonly intervalMs: number;
 }
@@ -59,7 +63,7 @@ export class ExportSession {
   readonly #daemon: StorageDaemon;
   /** Aborted by the second signal: do not wait for others any more. */
   readonly #hurry = new AbortController();
-  #exported: VduseBlkExport | undefined;
+  #exported: VduseBlkExport | VhostUserBlkExport | undefined;
   #signal: EndSignal | undefined;
   #signalMs = 0;
   #readyMs: number | undefined;
@@ -77,6 +81,10 @@ export class ExportSession {
       exportCreators: {
         'vduse-blk': async (options) => {
           this.#exported = await createVduseBlkExport(options, { hosts, logger });
+          return this.#exported;
+        },
+        'vhost-user-blk': async (options) => {
+          this.#exported = await createVhostUserBlkExport(options, { hosts, logger });
           return this.#exported;
         },
       },
@@ -99,38 +107,35 @@ export class ExportSession {
   }
 
   async #start(): Promise<void> {
-    const { node, name, binding } = this.#settings;
+    const { node, name, vhostUser } = this.#settings;
     const { shutdownSignal } = this.#daemon;
     await this.#daemon.addNode(node);
-    this.#waitingFor = () => 'the kernel modules to be loaded';
-    const loaded = await this.#report.during('loading kernel modules', loadModulesFor(binding));
-    if (loaded.length > 0) {
-      this.#report.notice(`loaded the kernel modules ${loaded.join(', ')}`);
+    if (vhostUser === undefined) {
+      await this.#loadModules();
     }
     shutdownSignal.throwIfAborted();
     prepareRunDirectory();
-    this.#waitingFor = () => `the kernel to finish attaching ${name}, which can't be cancelled`;
+    this.#waitingFor = () => vhostUser ?? `the kernel to finish attaching ${name}, which can't be cancelled`;
     await this.#report.during(`attaching ${name}`, this.#addExport());
     shutdownSignal.throwIfAborted();
     await this.#daemon.startMonitor(controlSocketPath(name));
     this.#reportReady();
   }
 
+  async #loadModules(): Promise<void> {
+    this.#waitingFor = () => 'the kernel modules to be loaded';
+    const loaded = await this.#report.during(
+      'loading kernel modules',
+      loadModulesFor(this.#settings.binding),
+    );
+    if (loaded.length > 0) {
+      this.#report.notice(`loaded the kernel modules ${loaded.join(', ')}`);
+    }
+  }
+
   async #addExport(): Promise<void> {
-    const { node, name, serial, queues, queueSize, blockSize, irqCpus, binding } = this.#settings;
     try {
-      await this.#daemon.addExport({
-        type: 'vduse-blk',
-        id: isIdentifier(name) ? name : 'disk',
-        nodeName: node.nodeName,
-        writable: node.readOnly !== true,
-        name,
-        serial,
-        queueCount: queues,
-        queueSize,
-        ...compact({ logicalBlockSize: blockSize, irqCpus }),
-        ...(binding === false ? {} : { attach: binding }),
-      });
+      await this.#daemon.addExport(exportRequest(this.#settings));
     } catch (error) {
       if (error instanceof VduseError && error.code === 'ALREADY_EXISTS' && this.#settings.nameIsDerived) {
         const hint = "The name was made of the image's. Choose another one: --name.";
@@ -143,7 +148,7 @@ export class ExportSession {
   #reportReady(): void {
     const { name, image } = this.#settings;
     const exported = this.#exported!;
-    const path = exported.attached?.blockDevice ?? exported.attached?.vhostDevice;
+    const path = this.#settings.vhostUser ?? this.#path();
     this.#readyMs = Date.now();
     // What ps and `vduse list` show.
     process.title = `vduse: ${name}`;
@@ -185,6 +190,9 @@ export class ExportSession {
 
   /** Where the disk is now: whoever may, can take it off the bus and put it back. */
   #path(): string | undefined {
+    if (this.#settings.vhostUser !== undefined) {
+      return this.#settings.vhostUser;
+    }
     const device = vdpaBusDevice(this.#settings.name);
     return device?.blockDevice ?? device?.vhostDevice;
   }
@@ -230,7 +238,8 @@ export class ExportSession {
 
   /** Gives who uses the disk a chance: their data is written, and at a first Ctrl-C there is time to unmount. */
   async #letGo(path: string): Promise<void> {
-    const uses = isVhost(path) ? [] : diskUses(path);
+    const isDisk = !isVhost(path) && this.#settings.vhostUser === undefined;
+    const uses = isDisk ? diskUses(path) : [];
     if (uses.length === 0) {
       return;
     }
@@ -257,6 +266,9 @@ export class ExportSession {
   /** What detaching waits for, as far as one can tell from here: a virtual machine, or requests in flight. */
   #detachObstacles(path: string | undefined): string {
     const inFlight = this.#exported?.statistics.inFlight ?? 0;
+    if (this.#settings.vhostUser !== undefined) {
+      return `requests in flight to end (${inFlight})`;
+    }
     const what = path !== undefined && isVhost(path) ? deviceOpeners(path).map(describeUse) : [];
     if (inFlight > 0) {
       what.push(`${inFlight} request${inFlight === 1 ? '' : 's'} in flight`);
@@ -284,10 +296,12 @@ export class ExportSession {
     this.#signalMs = Date.now();
     if (!first) {
       this.#hurry.abort();
-      this.#report.notice(
-        `Still waiting for ${this.#waitingFor()}. Killing this process (SIGKILL) would leave the device behind, ` +
-          `for 'vduse remove ${this.#settings.name}'.`,
-      );
+      const { name, vhostUser } = this.#settings;
+      const kill =
+        vhostUser === undefined
+          ? ` Killing this process (SIGKILL) would leave the device behind, for 'vduse remove ${name}'.`
+          : '';
+      this.#report.notice(`Still waiting for ${this.#waitingFor()}.${kill}`);
       return;
     }
     if (this.#readyMs === undefined) {
@@ -319,6 +333,33 @@ export class ExportSession {
       process.off('uncaughtException', onException);
     };
   }
+}
+
+function exportRequest(settings: ExportSettings): ExportRequest {
+  const { node, name, serial, queues, queueSize, blockSize, irqCpus, binding, vhostUser } = settings;
+  const common = {
+    id: isIdentifier(name) ? name : 'disk',
+    nodeName: node.nodeName,
+    writable: node.readOnly !== true,
+    serial,
+    queueCount: queues,
+    ...compact({ logicalBlockSize: blockSize }),
+  };
+  if (vhostUser !== undefined) {
+    return {
+      type: 'vhost-user-blk',
+      ...common,
+      address: { type: 'unix', path: vhostUser, server: true },
+    };
+  }
+  return {
+    type: 'vduse-blk',
+    ...common,
+    name,
+    queueSize,
+    ...compact({ irqCpus }),
+    ...(binding === false ? {} : { attach: binding }),
+  };
 }
 
 /** A device for a virtual machine, of which this machine knows only who has it open. */

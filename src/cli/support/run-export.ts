@@ -22,6 +22,8 @@ export interface ExportFlags extends LogOptions {
   /** False with --no-attach. */
   readonly attach: boolean;
   readonly vhost?: true;
+  /** A socket's path. */
+  readonly vhostUser?: string;
   readonly cacheDirect?: true;
   readonly discard?: DiscardMode;
   readonly detectZeroes?: DetectZeroes;
@@ -47,6 +49,9 @@ export function exportSettings(image: string, flags: ExportFlags): ExportSetting
   if (!flags.attach && flags.vhost === true) {
     throw new UsageError('--vhost and --no-attach exclude each other');
   }
+  if (flags.vhostUser !== undefined && (!flags.attach || flags.vhost === true)) {
+    throw new UsageError('--vhost-user serves on a socket: --vhost and --no-attach are for VDUSE devices');
+  }
   const name = flags.name ?? deviceNameFor(experimentName(image) ?? image);
   return {
     node: nodeOptions(image, flags),
@@ -58,6 +63,7 @@ export function exportSettings(image: string, flags: ExportFlags): ExportSetting
     queueSize: flags.queueSize,
     blockSize: flags.blockSize,
     binding: !flags.attach ? false : flags.vhost === true ? 'vhost' : 'virtio',
+    vhostUser: flags.vhostUser,
     threads: { ...compact({ size: flags.threads, cpus: flags.cpus, pollUs: flags.pollUs }) },
     irqCpus: flags.irqCpus,
     intervalMs: flags.interval * 1000,

@@ -4,6 +4,8 @@ import { parseCpuList } from '../../base/cpu-list.js';
 import { VduseError } from '../../base/errors.js';
 import { limits } from '../../base/limits.js';
 import { choice, compact, declare, type Scalars, struct, variants } from '../../qmp/qapi.js';
+import { vringCountMax } from '../../transport/vhost-user/protocol.js';
+import type { VhostUserAddress } from '../../transport/vhost-user/vhost-user-transport.js';
 import type { ExportRequest, ExportRequestOf } from '../block-export.js';
 
 const common = (s: Scalars) => ({
@@ -40,12 +42,28 @@ export const exportOptions = declare((s) =>
       bitmaps: z.array(z.union([s.str, struct({ node: s.str, name: s.str })])).optional(),
       'allocation-depth': s.bool.optional(),
     }),
+    struct({
+      type: z.literal('vhost-user-blk'),
+      ...common(s),
+      addr: variants('type', [
+        struct({ type: z.literal('unix'), path: s.str, abstract: s.bool.optional() }),
+        struct({ type: z.literal('fd'), str: s.str }),
+        struct({ type: z.literal('inet'), host: s.str, port: s.str }),
+        struct({ type: z.literal('vsock'), cid: s.str, port: s.str }),
+      ]),
+      server: s.bool.optional(),
+      'num-queues': s.uint16.optional(),
+      'logical-block-size': s.size.optional(),
+      serial: s.str.optional(),
+      'poll-us': s.uint16.optional(),
+    }),
   ]),
 );
 
 type ExportOptions = z.output<typeof exportOptions.json>;
 type VduseBlkOptions = Extract<ExportOptions, { type: 'vduse-blk' }>;
 type NbdOptions = Extract<ExportOptions, { type: 'nbd' }>;
+type VhostUserBlkOptions = Extract<ExportOptions, { type: 'vhost-user-blk' }>;
 
 const invalid = (message: string, hint?: string) =>
   new VduseError('INVALID_ARGUMENT', message, hint === undefined ? {} : { hint });
@@ -62,6 +80,8 @@ export function toExportRequest(options: ExportOptions): ExportRequest {
   switch (options.type) {
     case 'vduse-blk':
       return toVduseBlkRequest(options);
+    case 'vhost-user-blk':
+      return toVhostUserBlkRequest(options);
     case 'nbd':
       return toNbdRequest(options);
   }
@@ -92,25 +112,63 @@ function toNbdRequest(options: NbdOptions): ExportRequestOf<'nbd'> {
 }
 
 function toVduseBlkRequest(options: VduseBlkOptions): ExportRequestOf<'vduse-blk'> {
-  checkQueues(options);
-  checkLogicalBlockSize(options);
+  checkQueueSize(options['queue-size']);
   return {
     type: options.type,
+    ...virtioBlkRequest(options, limits.queueCountMax),
+    name: deviceName(options),
+    ...compact({
+      queueSize: options['queue-size'],
+      attach: options.attach,
+      irqCpus: options['irq-affinity'] === undefined ? undefined : parseCpuList(options['irq-affinity']),
+    }),
+  };
+}
+
+function toVhostUserBlkRequest(options: VhostUserBlkOptions): ExportRequestOf<'vhost-user-blk'> {
+  return {
+    type: options.type,
+    ...virtioBlkRequest(options, vringCountMax),
+    address: socketAddress(options),
+  };
+}
+
+/** What both kinds of virtio-blk devices have. */
+function virtioBlkRequest(options: VduseBlkOptions | VhostUserBlkOptions, queueCountMax: number) {
+  checkQueueCount(options['num-queues'], queueCountMax);
+  checkLogicalBlockSize(options);
+  return {
     id: options.id,
     nodeName: options['node-name'],
-    name: deviceName(options),
     ...compact({
       writable: options.writable,
       queueCount: options['num-queues'],
-      queueSize: options['queue-size'],
       logicalBlockSize: options['logical-block-size'],
       serial: options.serial,
-      attach: options.attach,
       pollUs: options['poll-us'],
-      irqCpus: options['irq-affinity'] === undefined ? undefined : parseCpuList(options['irq-affinity']),
       iothreads: toIothreads(options),
     }),
   };
+}
+
+function socketAddress({ addr, server = true }: VhostUserBlkOptions): VhostUserAddress {
+  switch (addr.type) {
+    case 'unix':
+      return { type: 'unix', path: addr.abstract === true ? `@${addr.path}` : addr.path, server };
+    case 'fd':
+      if (!/^\d{1,9}$/.test(addr.str)) {
+        throw invalid(
+          `File descriptor named '${addr.str}' has not been found`,
+          'addr.str is the number of a socket that listens',
+        );
+      }
+      if (!server) {
+        throw invalid("'server=off' is for addr.type=unix");
+      }
+      return { type: 'fd', fd: Number(addr.str) };
+    default:
+      throw invalid("Only socket address types 'unix' and 'fd' are supported");
+  }
 }
 
 /**
@@ -131,15 +189,16 @@ function deviceName(options: VduseBlkOptions): string {
   return options.name;
 }
 
-function checkQueues(options: VduseBlkOptions): void {
-  const count = options['num-queues'];
+function checkQueueCount(count: number | undefined, max: number): void {
   if (count === 0) {
     throw invalid('num-queues must be greater than 0');
   }
-  if (count !== undefined && count > limits.queueCountMax) {
-    throw invalid(`num-queues must be at most ${limits.queueCountMax}`);
+  if (count !== undefined && count > max) {
+    throw invalid(`num-queues must be at most ${max}`);
   }
-  const size = options['queue-size'];
+}
+
+function checkQueueSize(size: number | undefined): void {
   if (size === undefined) {
     return;
   }
@@ -152,7 +211,7 @@ function checkQueues(options: VduseBlkOptions): void {
 const LOGICAL_BLOCK_SIZE_MIN = 512;
 const LOGICAL_BLOCK_SIZE_MAX = 2 << 20;
 
-function checkLogicalBlockSize(options: VduseBlkOptions): void {
+function checkLogicalBlockSize(options: VduseBlkOptions | VhostUserBlkOptions): void {
   const size = options['logical-block-size'];
   if (size === undefined) {
     return;

@@ -162,15 +162,20 @@ export class BlkDevice implements VirtioDevice {
 
   async activate(activation: Activation): Promise<void> {
     await this.#changes;
-    this.#activation = activation;
+    const running = this.#activation?.queues ?? [];
+    const started = new Set(activation.queues.map(({ index }) => index));
+    const queues = [...running.filter(({ index }) => !started.has(index)), ...activation.queues];
+    this.#activation = { ...activation, queues };
     await this.#startQueues(activation);
   }
 
   async quiesce(options: QuiesceOptions): Promise<QuiesceResult> {
-    this.#activation = undefined;
-    const { drained, availIndices } = await this.#stopQueues(options.timeoutMs);
-    const all = new Map([...this.#stoppedAt, ...availIndices]);
-    this.#stoppedAt = new Map();
+    const { timeoutMs, queues } = options;
+    const isMeant = (index: number): boolean => queues?.includes(index) ?? true;
+    this.#forget(isMeant);
+    const { drained, availIndices } = await this.#stopQueues(timeoutMs, isMeant);
+    const all = new Map([...[...this.#stoppedAt].filter(([index]) => isMeant(index)), ...availIndices]);
+    this.#stoppedAt = new Map([...this.#stoppedAt].filter(([index]) => !isMeant(index)));
     return { drained, availIndices: all };
   }
 
@@ -239,9 +244,20 @@ export class BlkDevice implements VirtioDevice {
     await this.#startQueues({ ...this.#activation, queues });
   }
 
-  async #stopQueues(timeoutMs: number): Promise<QuiesceResult> {
+  /** Takes queues out of what runs, or goes on after a change. */
+  #forget(isMeant: (index: number) => boolean): void {
+    const queues = this.#activation?.queues.filter(({ index }) => !isMeant(index)) ?? [];
+    this.#activation =
+      queues.length === 0 || this.#activation === undefined ? undefined : { ...this.#activation, queues };
+  }
+
+  async #stopQueues(
+    timeoutMs: number,
+    isMeant: (index: number) => boolean = () => true,
+  ): Promise<QuiesceResult> {
+    const running = [...this.#running].filter(([index]) => isMeant(index));
     const stops = await Promise.all(
-      [...this.#running].map(async ([index, { id, host }]) => {
+      running.map(async ([index, { id, host }]) => {
         const stop = await host.stop(id, timeoutMs);
         this.#missing.delete(id);
         if (this.#running.get(index)?.id === id) {

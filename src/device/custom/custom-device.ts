@@ -6,6 +6,7 @@ import { RING_F } from '../../virtqueue/layout.js';
 import { checkInteger, checkPowerOfTwo } from '../check-number.js';
 import type { QueueHost, QueueHosts } from '../queue-host.js';
 import { nextQueueId } from '../queue-id.js';
+import { takeQueues } from '../running-queues.js';
 import { QueueField, SharedDeviceState } from '../statistics.js';
 import type {
   Activation,
@@ -33,7 +34,7 @@ export interface DeviceDefinition {
   /** Called for every request, also before earlier ones have ended. */
   readonly onRequest: RequestFunction;
   /**
-   * Called when the driver stops the queues, before those in flight are waited for: a device that keeps
+   * Called when the driver stops queues, all or some, before what is in flight is waited for: a device that keeps
    * requests until it has something to say (a network card's receive buffers) ends them here.
    */
   readonly onStop?: () => void;
@@ -150,9 +151,10 @@ export class CustomDevice implements VirtioDevice {
   }
 
   async quiesce(options: QuiesceOptions): Promise<QuiesceResult> {
-    const running = [...this.#running];
-    this.#running.clear();
-    this.#missing.clear();
+    const running = takeQueues(this.#running, options);
+    for (const [, id] of running) {
+      this.#missing.delete(id);
+    }
     try {
       this.#onStop();
     } catch (error) {

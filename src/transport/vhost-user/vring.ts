@@ -1,0 +1,146 @@
+/** One ring as the front-end has set it up ("Ring states"), and its descriptors, which are this side's. */
+import { readlinkSync } from 'node:fs';
+import { VduseError } from '../../base/errors.js';
+import type { QueueActivation } from '../../device/virtio-device.js';
+import { closeFd, createEventFd, replaceFd } from '../../native/fd.js';
+import type { NotifierSpec } from '../../native/notifier.js';
+import type { MemoryTable } from './memory-table.js';
+import type { VringAddresses } from './request.js';
+
+/** Throws PROTOCOL: a queue thread can wait on an eventfd, and on other files it might wait for ever. */
+function checkEventFd(fd: number): void {
+  const target = readlinkSync(`/proc/self/fd/${fd}`);
+  if (target !== 'anon_inode:[eventfd]') {
+    throw new VduseError('PROTOCOL', `a ring's kick descriptor is no eventfd but ${target}`);
+  }
+}
+
+export class Vring {
+  readonly index: number;
+  /** Where the queue goes on. The device counts while it runs. */
+  availIndex = 0;
+  started = false;
+  enabled = false;
+  /** Whether the device has the queue. */
+  running = false;
+  /** No kick descriptor came: the front-end does not tell of new buffers. */
+  polled = false;
+  /** 0: not set yet. */
+  #size = 0;
+  #addresses: VringAddresses | undefined;
+  #kickFd = -1;
+  #callFd = -1;
+
+  constructor(index: number) {
+    this.index = index;
+  }
+
+  get kickFd(): number {
+    return this.#kickFd;
+  }
+
+  get isNotified(): boolean {
+    return this.#callFd >= 0;
+  }
+
+  setSize(size: number): void {
+    this.#checkStopped();
+    this.#size = size;
+  }
+
+  /** QEMU repeats the addresses of rings that run; they are the same. */
+  setAddresses(addresses: VringAddresses): void {
+    const old = this.#addresses;
+    const same =
+      old?.descriptor === addresses.descriptor &&
+      old.available === addresses.available &&
+      old.used === addresses.used;
+    if (!same) {
+      this.#checkStopped();
+      this.#addresses = addresses;
+    }
+  }
+
+  setBase(availIndex: number): void {
+    this.#checkStopped();
+    this.availIndex = availIndex;
+  }
+
+  /** Takes the descriptor over. The queue does not run. */
+  setKick(fd: number | undefined): void {
+    this.#closeKick();
+    this.polled = fd === undefined;
+    this.#kickFd = fd ?? createEventFd();
+    if (fd !== undefined) {
+      checkEventFd(fd);
+    }
+  }
+
+  /**
+   * Takes the descriptor over. A queue that runs notifies the new one from now on: it keeps its number. Without one
+   * before, or from now on, the queue must not run.
+   */
+  setCall(fd: number | undefined): void {
+    if (this.#callFd >= 0 && fd !== undefined) {
+      try {
+        replaceFd(this.#callFd, fd);
+      } finally {
+        closeFd(fd);
+      }
+      return;
+    }
+    this.#closeCall();
+    this.#callFd = fd ?? -1;
+  }
+
+  /** Throws PROTOCOL where the ring is not set up as it should be. */
+  activation(memory: MemoryTable): QueueActivation {
+    const addresses = this.#addresses;
+    if (addresses === undefined || this.#size === 0) {
+      throw new VduseError('PROTOCOL', `ring ${this.index} is started before its size and addresses are set`);
+    }
+    const notifier: NotifierSpec = this.isNotified ? { kind: 'eventfd', fd: this.#callFd } : { kind: 'none' };
+    return {
+      index: this.index,
+      size: this.#size,
+      descriptorAddress: memory.guestAddressOf(addresses.descriptor),
+      driverAddress: memory.guestAddressOf(addresses.available),
+      deviceAddress: memory.guestAddressOf(addresses.used),
+      availIndex: this.availIndex,
+      kickFd: this.#kickFd,
+      notifier,
+    };
+  }
+
+  /** Back to the initial state. The queue does not run. */
+  reset(): void {
+    this.#size = 0;
+    this.#addresses = undefined;
+    this.availIndex = 0;
+    this.started = false;
+    this.enabled = false;
+    this.polled = false;
+    this.#closeKick();
+    this.#closeCall();
+  }
+
+  #checkStopped(): void {
+    if (this.running) {
+      throw new VduseError('PROTOCOL', `ring ${this.index} is set up while it runs`);
+    }
+  }
+
+  #closeKick(): void {
+    if (this.#kickFd >= 0) {
+      closeFd(this.#kickFd);
+      this.#kickFd = -1;
+    }
+  }
+
+  #closeCall(): void {
+    if (this.#callFd >= 0) {
+      closeFd(this.#callFd);
+      this.#callFd = -1;
+    }
+  }
+}
