@@ -22,7 +22,7 @@ export class MonitorTable {
   }
 
   async addChardev(request: ChardevRequest): Promise<SocketChardev> {
-    const { id, address, server } = request;
+    const { id, address, server, reconnectMs = 0 } = request;
     if (!isIdentifier(id)) {
       throw new VduseError('INVALID_ARGUMENT', "Parameter 'id' expects an identifier", {
         hint: identifierHint,
@@ -31,7 +31,13 @@ export class MonitorTable {
     if (this.#chardevs.has(id)) {
       throw new VduseError('ALREADY_EXISTS', `Chardev with id '${id}' already exists`);
     }
-    const chardev = await SocketChardev.open({ id, address, server, logger: this.#options.logger });
+    const chardev = await SocketChardev.open({
+      id,
+      address,
+      server,
+      reconnectMs,
+      logger: this.#options.logger,
+    });
     this.#chardevs.set(id, chardev);
     return chardev;
   }

@@ -5,10 +5,10 @@ import type { BlockNode } from '../block/node.js';
 import type { DeviceStatistics } from '../device/statistics.js';
 import { nbdLimits } from '../nbd/nbd-limits.js';
 import { NbdServer } from '../nbd/nbd-server.js';
+import type { SocketAddress } from '../qmp/socket-address.js';
 import type { BlockExport, NbdExportOptions } from './block-export.js';
 import { NodeNbdExport } from './node-nbd-export.js';
 import type { NbdServerRequest } from './options/nbd-options.js';
-import type { SocketEndpoint } from './options/socket-address.js';
 
 /** Clients when the user wants no bound. */
 const connectionsMax = 1000;
@@ -169,7 +169,7 @@ export class NbdService {
 }
 
 /** Returns where clients find the server. */
-async function listen(server: NbdServer, address: SocketEndpoint): Promise<string> {
+async function listen(server: NbdServer, address: SocketAddress): Promise<string> {
   if (address.type === 'fd') {
     await server.listenOnFd(address.fd);
     return `descriptor ${address.fd}`;

@@ -2,7 +2,9 @@
 import type { Duplex } from 'node:stream';
 import { type Logger, silentLogger } from '../base/log.js';
 import type { QmpCommandTable } from './command-table.js';
-import type { QmpEvent, QmpVersion } from './protocol.js';
+import { QmpError } from './errors.js';
+import { formatJson } from './json-value.js';
+import { errorAnswer, type QmpEvent, type QmpVersion } from './protocol.js';
 import { QmpSession } from './session.js';
 
 export interface QmpMonitorOptions {
@@ -25,6 +27,11 @@ export class QmpMonitor {
     const session = new QmpSession({ stream, commands, version, pretty, logger });
     this.#session = session;
     return session;
+  }
+
+  refuse(stream: Duplex): void {
+    const error = new QmpError('GenericError', 'too many clients wait for this monitor already');
+    stream.write(`${formatJson(errorAnswer(error, undefined))}\n`);
   }
 
   sendEvent(event: QmpEvent): void {

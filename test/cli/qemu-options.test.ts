@@ -117,7 +117,7 @@ describe('the command line', () => {
         '--blockdev',
         '{"driver":"file","node-name":"a","filename":"a,b","cache":{"direct":true,"no-flush":false}}',
         '--chardev',
-        '{"backend":"socket","id":"c","host":"127.0.0.1","port":4444,"server":true}',
+        '{"backend":"socket","id":"c","host":"127.0.0.1","port":"4444","server":true}',
         '--monitor',
         '{"chardev":"c","mode":"control","pretty":true}',
         '--export',

@@ -15,7 +15,7 @@ export class QmpClient {
   #ended = false;
   #wake: () => void = () => undefined;
 
-  private constructor(socket: Socket) {
+  constructor(socket: Socket) {
     this.socket = socket;
     socket.setEncoding('utf8');
     socket.on('data', (text: string) => {

@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { existsSync, linkSync, statSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { closeSync, existsSync, linkSync, openSync, statSync, writeFileSync } from 'node:fs';
+import { createServer, Socket } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import { SocketChardev } from '../../src/qmp/socket-chardev.js';
+import { duplicateFd } from '../../src/native/fd.js';
+import { socketPair, UnixListener } from '../../src/native/unix-socket.js';
+import { SocketChardev, type SocketChardevOptions } from '../../src/qmp/socket-chardev.js';
 import { openFdCount } from '../support/resources.js';
 import { QmpClient } from './client.js';
 import { MonitorFixture } from './monitor-fixture.js';
@@ -42,6 +44,9 @@ describe('a socket character device', () => {
     for (let count = 0; count < 17; count++) {
       waiting.push(await fixture.connect());
     }
+    assert.deepEqual(await waiting[16].next(), {
+      error: { class: 'GenericError', desc: 'too many clients wait for this monitor already' },
+    });
     assert.equal(await waiting[16].next(), undefined);
     assert.ok(await waiting[15].isSilent());
   });
@@ -156,6 +161,78 @@ describe('a socket character device', () => {
     assert.match(greeting, /^\{"QMP"/);
     await out.close();
     peer.destroy();
+    await new Promise((closed) => manager.close(closed));
+  });
+});
+
+describe('a socket of another kind', () => {
+  const open = async (options: Omit<SocketChardevOptions, 'id'>): Promise<SocketChardev> => {
+    const chardev = await SocketChardev.open({ id: 'n', ...options });
+    chardev.attach(fixture.createMonitor());
+    chardev.serve();
+    return chardev;
+  };
+
+  it('has an abstract name, of its own length or of all the room there is', async () => {
+    const name = `vduse-chardev-${process.pid}`;
+    const tight = await open({ address: { type: 'unix', path: `\0${name}` }, server: true });
+    assert.equal(tight.filename, `disconnected:unix:${name},abstract=on,tight=on,server=on`);
+    const client = await QmpClient.open(`\0${name}`);
+    client.close();
+    const padded = `\0${name}`.padEnd(108, '\0');
+    const loose = await open({ address: { type: 'unix', path: padded }, server: true });
+    assert.equal(loose.filename, `disconnected:unix:${name},abstract=on,server=on`);
+    const second = await QmpClient.open(padded);
+    second.close();
+    await tight.close();
+    await loose.close();
+  });
+
+  it('is a listening socket that somebody else opened', async () => {
+    const path = join(fixture.directory, 'inherited');
+    const listener = new UnixListener(path);
+    const fd = duplicateFd(listener.fd);
+    const chardev = await open({ address: { type: 'fd', fd }, server: true });
+    assert.equal(chardev.filename, `disconnected:fd:${fd},server=on`);
+    const client = await QmpClient.open(path);
+    client.close();
+    await chardev.close();
+    listener.close();
+  });
+
+  it('is a connection that somebody else opened', async () => {
+    const [ours, theirs] = socketPair();
+    const chardev = await open({ address: { type: 'fd', fd: ours }, server: false });
+    assert.equal(chardev.filename, `fd:${ours}`);
+    const client = new QmpClient(new Socket({ fd: theirs }));
+    assert.ok('QMP' in (await client.read()));
+    client.close();
+    await chardev.close();
+  });
+
+  it('must be a socket', async () => {
+    const fd = openSync(join(fixture.directory, 'file'), 'w');
+    for (const server of [true, false]) {
+      await assert.rejects(SocketChardev.open({ id: 'n', address: { type: 'fd', fd }, server }), {
+        code: 'SYSTEM_CALL',
+      });
+    }
+    closeSync(fd);
+  });
+
+  it('connects again, and waits for who is not there yet', async () => {
+    const path = join(fixture.directory, 'later');
+    const chardev = await open({ address: { type: 'unix', path }, server: false, reconnectMs: 10 });
+    assert.equal(chardev.filename, `disconnected:unix:${path}`);
+    const manager = createServer();
+    manager.listen(path);
+    for (let round = 0; round < 3; round++) {
+      const [peer] = (await once(manager, 'connection')) as [Socket];
+      const client = new QmpClient(peer);
+      assert.ok('QMP' in (await client.read()));
+      client.close();
+    }
+    await chardev.close();
     await new Promise((closed) => manager.close(closed));
   });
 });

@@ -1,20 +1,30 @@
 /** Character devices and monitors as --chardev and --monitor write them (QEMU: qapi/char.json, qapi/control.json). */
-import { isIPv4 } from 'node:net';
 import { z } from 'zod';
 import { VduseError } from '../../base/errors.js';
-import { choice, declare, struct, variants } from '../../qmp/qapi.js';
-import type { SocketAddress } from '../../qmp/socket-chardev.js';
+import { choice, compact, declare, struct, variants } from '../../qmp/qapi.js';
+import type { SocketAddress } from '../../qmp/socket-address.js';
+import { isLoopback, socketAddressOptions, toSocketAddress } from './socket-address.js';
 
 export const chardevOptions = declare((s) =>
   variants('backend', [
     struct({
       backend: z.literal('socket'),
       id: s.str,
+      addr: socketAddressOptions(s).optional(),
       path: s.str.optional(),
+      abstract: s.bool.optional(),
+      tight: s.bool.optional(),
       host: s.str.optional(),
-      port: s.uint16.optional(),
+      port: s.str.optional(),
+      ipv4: s.bool.optional(),
+      ipv6: s.bool.optional(),
+      fd: s.str.optional(),
       server: s.bool.optional(),
       wait: s.bool.optional(),
+      nodelay: s.bool.optional(),
+      reconnect: s.uint32.optional(),
+      telnet: s.bool.optional(),
+      websocket: s.bool.optional(),
     }),
   ]),
 );
@@ -22,7 +32,7 @@ export const chardevOptions = declare((s) =>
 type ChardevOptions = z.output<typeof chardevOptions.json>;
 
 /** Options of --chardev that are written as a bare word, such as `server` or `nowait`. */
-export const chardevFlags = ['server', 'wait'];
+export const chardevFlags = ['server', 'wait', 'nodelay', 'telnet', 'websocket'];
 
 export interface ChardevRequest {
   readonly id: string;
@@ -30,39 +40,71 @@ export interface ChardevRequest {
   readonly server: boolean;
   /** Whether start-up goes on only when a client has connected. */
   readonly wait: boolean;
+  /** Of a client: how long until it tries again after the connection ended; 0: it does not. */
+  readonly reconnectMs?: number;
 }
 
 const invalid = (message: string) => new VduseError('INVALID_ARGUMENT', message);
 
 /** Throws INVALID_ARGUMENT or NOT_SUPPORTED. */
 export function toChardevRequest(options: ChardevOptions): ChardevRequest {
-  const { id, server = false, wait } = options;
+  const { id, server = false, wait, reconnect = 0 } = options;
+  for (const protocol of ['telnet', 'websocket'] as const) {
+    if (options[protocol] === true) {
+      throw new VduseError('NOT_SUPPORTED', `chardev: socket: ${protocol} is not supported`, {
+        hint: 'a monitor speaks QMP as it is',
+      });
+    }
+  }
   if (!server && wait !== undefined) {
     throw invalid("'wait' option is incompatible with socket in client connect mode");
   }
-  return { id, address: socketAddress(options), server, wait: server && (wait ?? true) };
+  if (server && reconnect > 0) {
+    throw invalid("'reconnect' option is incompatible with socket in server listen mode");
+  }
+  const address = toAddress(options);
+  if (address.type === 'fd' && reconnect > 0) {
+    throw invalid("'reconnect' option is incompatible with 'fd'");
+  }
+  return {
+    id,
+    address,
+    server,
+    wait: server && (wait ?? true),
+    ...(reconnect === 0 ? {} : { reconnectMs: reconnect * 1000 }),
+  };
 }
 
-function socketAddress({ path, host, port }: ChardevOptions): SocketAddress {
-  if ((path === undefined) === (host === undefined)) {
-    throw invalid("One of 'path' or 'host' option required.");
+/** The address, written as one (`addr.`), or by members of its own, as --chardev had it first. */
+function toAddress({ addr, path, abstract, tight, host, port, fd }: ChardevOptions): SocketAddress {
+  const given = [addr, path, host, fd].filter((one) => one !== undefined).length;
+  if (given !== 1) {
+    throw invalid(
+      given === 0
+        ? "One of 'path' or 'host' option required."
+        : "Exactly one of 'path', 'fd' or 'host' required",
+    );
   }
   if (path !== undefined) {
-    return { type: 'unix', path };
+    return toSocketAddress({ type: 'unix', path, ...compact({ abstract, tight }) });
   }
-  if (port === undefined) {
+  if (fd !== undefined) {
+    return toSocketAddress({ type: 'fd', str: fd });
+  }
+  if (host !== undefined && port === undefined) {
     throw invalid('chardev: socket: no port given');
   }
-  if (!isLoopback(host!)) {
-    throw new VduseError('NOT_SUPPORTED', `chardev: socket: host '${host}' is not a loopback address`, {
-      hint: 'a monitor has no password; use path=, or 127.0.0.1 and a tunnel',
-    });
+  const address = toSocketAddress(addr ?? { type: 'inet', host: host!, port: port! });
+  if (address.type === 'inet' && !isLoopback(address.host)) {
+    throw new VduseError(
+      'NOT_SUPPORTED',
+      `chardev: socket: host '${address.host}' is not a loopback address`,
+      {
+        hint: 'a monitor has no password; use path=, or 127.0.0.1 and a tunnel',
+      },
+    );
   }
-  return { type: 'inet', host: host!, port };
-}
-
-function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || (isIPv4(host) && host.startsWith('127.'));
+  return address;
 }
 
 export const monitorOptions = declare((s) =>

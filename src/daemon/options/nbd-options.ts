@@ -2,13 +2,13 @@
 import type { z } from 'zod';
 import { VduseError } from '../../base/errors.js';
 import { declare, jsonScalars as s, struct } from '../../qmp/qapi.js';
+import type { SocketAddress } from '../../qmp/socket-address.js';
 import {
   fromLegacyAddress,
   isLoopback,
   legacySocketAddressOptions,
-  type SocketEndpoint,
   socketAddressOptions,
-  toSocketEndpoint,
+  toSocketAddress,
 } from './socket-address.js';
 
 const common = (scalars: typeof s) => ({
@@ -26,7 +26,7 @@ export const nbdServerOptions = declare((scalars) =>
 export const nbdServerStartArguments = struct({ addr: legacySocketAddressOptions(s), ...common(s) });
 
 export interface NbdServerRequest {
-  readonly address: SocketEndpoint;
+  readonly address: SocketAddress;
   /** An object with TLS credentials. Clients must use TLS then. */
   readonly tlsCreds?: string;
   /** An object that says which clients may come. */
@@ -37,7 +37,7 @@ export interface NbdServerRequest {
 
 /** Throws INVALID_ARGUMENT or NOT_SUPPORTED. */
 export function toNbdServerRequest(options: z.output<typeof nbdServerOptions.json>): NbdServerRequest {
-  const address = toSocketEndpoint(options.addr);
+  const address = toSocketAddress(options.addr);
   const tlsCreds = options['tls-creds'];
   const tlsAuthz = options['tls-authz'];
   const maxConnections = options['max-connections'];

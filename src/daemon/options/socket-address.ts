@@ -3,6 +3,7 @@ import { isIPv4 } from 'node:net';
 import { z } from 'zod';
 import { VduseError } from '../../base/errors.js';
 import { type Scalars, struct, variants } from '../../qmp/qapi.js';
+import type { SocketAddress } from '../../qmp/socket-address.js';
 
 const inetMembers = (s: Scalars) => ({
   host: s.str,
@@ -54,21 +55,13 @@ export function fromLegacyAddress(address: LegacySocketAddressOptions): SocketAd
   }
 }
 
-/** Where to listen or to connect to. */
-export type SocketEndpoint =
-  /** A path, or the name of an abstract socket after a NUL byte, the way Node takes it. */
-  | { readonly type: 'unix'; readonly path: string }
-  | { readonly type: 'inet'; readonly host: string; readonly port: number }
-  /** A socket that the process was started with. */
-  | { readonly type: 'fd'; readonly fd: number };
-
 const invalid = (message: string) => new VduseError('INVALID_ARGUMENT', message);
 
 /** sockaddr_un's path. An abstract name that is not `tight` fills it with NUL bytes. */
 const SUN_PATH_BYTES = 108;
 
 /** Throws INVALID_ARGUMENT. */
-export function toSocketEndpoint(address: SocketAddressOptions): SocketEndpoint {
+export function toSocketAddress(address: SocketAddressOptions): SocketAddress {
   switch (address.type) {
     case 'inet':
       return { type: 'inet', host: address.host, port: toPort(address.port) };
