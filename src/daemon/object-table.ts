@@ -10,6 +10,10 @@ export class ObjectTable {
   readonly #objects = new Map<string, UserObject>();
   readonly #throttleGroups = new Map<string, ThrottleGroup>();
 
+  get objects(): readonly UserObject[] {
+    return [...this.#objects.values()];
+  }
+
   add(object: UserObject): void {
     if (!isIdentifier(object.id)) {
       throw new VduseError('INVALID_ARGUMENT', "Parameter 'id' expects an identifier", {

@@ -205,6 +205,10 @@ export class StorageDaemon {
     return this.#operate(async () => this.#objects.add(object));
   }
 
+  get objects(): readonly UserObject[] {
+    return this.#objects.objects;
+  }
+
   /** Throws BUSY while an export uses the object. */
   deleteObject(id: string): Promise<void> {
     return this.#operate(async () =>

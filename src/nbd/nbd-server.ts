@@ -10,7 +10,7 @@ import { dirname, resolve } from 'node:path';
 import { getSystemErrorMap } from 'node:util';
 import { errorMessage, VduseError } from '../base/errors.js';
 import { type Logger, silentLogger } from '../base/log.js';
-import { removeStaleSocket } from '../native/unix-socket.js';
+import { removeStaleSocket, UnixListener } from '../native/unix-socket.js';
 import { StayAwake } from './awake.js';
 import { type Clock, NbdConnection } from './connection.js';
 import { defaultClientLimits, type NbdClientLimits } from './nbd-limits.js';
@@ -89,7 +89,7 @@ export class NbdServer {
       const isAbstract = path.startsWith('\0');
       const where = isAbstract ? path.replaceAll('\0', '@') : resolve(path);
       await this.#listen(where, (server) =>
-        isAbstract ? server.listen(path) : listenPrivately(server, where),
+        isAbstract ? server.listen({ fd: new UnixListener(where).fd }) : listenPrivately(server, where),
       );
       return address;
     }

@@ -6,6 +6,7 @@
 import { z } from 'zod';
 import { VduseError } from '../base/errors.js';
 import { nearest } from './nearest.js';
+import { withShape } from './qapi-shape.js';
 
 /** The scalar types a declaration is made of. */
 export interface Scalars {
@@ -47,13 +48,18 @@ function jsonInteger(range: { min: number; max: number; name?: string }): z.ZodT
     .refine((value) => value >= range.min && value <= range.max, { error: rangeText });
 }
 
+const int = { kind: 'builtin', name: 'int' } as const;
+
 export const jsonScalars: Scalars = {
-  bool: z.boolean({ error: expected('boolean') }),
-  str: z.string({ error: expected('string') }),
-  uint16: jsonInteger({ min: 0, max: 0xffff, name: 'uint16_t' }),
-  uint32: jsonInteger({ min: 0, max: 0xffff_ffff, name: 'uint32_t' }),
-  int: jsonInteger({ min: -Number.MAX_SAFE_INTEGER, max: Number.MAX_SAFE_INTEGER }),
-  size: jsonInteger({ min: 0, max: Number.MAX_SAFE_INTEGER, name: 'a non-negative size below 2^53' }),
+  bool: withShape(z.boolean({ error: expected('boolean') }), { kind: 'builtin', name: 'bool' }),
+  str: withShape(z.string({ error: expected('string') }), { kind: 'builtin', name: 'str' }),
+  uint16: withShape(jsonInteger({ min: 0, max: 0xffff, name: 'uint16_t' }), int),
+  uint32: withShape(jsonInteger({ min: 0, max: 0xffff_ffff, name: 'uint32_t' }), int),
+  int: withShape(jsonInteger({ min: -Number.MAX_SAFE_INTEGER, max: Number.MAX_SAFE_INTEGER }), int),
+  size: withShape(
+    jsonInteger({ min: 0, max: Number.MAX_SAFE_INTEGER, name: 'a non-negative size below 2^53' }),
+    int,
+  ),
 };
 
 /** A type that is written as text; `parse` returns undefined when the text is not of it. */
@@ -118,7 +124,7 @@ const keyvalScalars: Scalars = {
 
 /** One of a few words. */
 export function choice<const T extends readonly string[]>(...values: T): z.ZodType<T[number]> {
-  return z.enum(values, {
+  const schema = z.enum(values, {
     error: (issue) => {
       if (issue.input === undefined) {
         return MISSING;
@@ -128,6 +134,7 @@ export function choice<const T extends readonly string[]>(...values: T): z.ZodTy
         : `Invalid parameter type for '${NAME}', expected: string`;
     },
   });
+  return withShape(schema, { kind: 'enum', values });
 }
 
 /** Names that a struct takes, nested ones with dots, for the hint on an unknown one. */
@@ -155,7 +162,7 @@ export function struct<S extends z.ZodRawShape>(shape: S): z.ZodObject<S, z.core
     },
   });
   knownNames.set(schema, known);
-  return schema;
+  return withShape(schema, { kind: 'struct', members: shape });
 }
 
 /** One of several structs; the member that all of them have, a literal each, decides which. */
@@ -165,7 +172,7 @@ export function variants<const T extends readonly [StructOf, ...StructOf[]]>(
 ): z.ZodType<z.output<T[number]>> {
   const values = structs.map((member) => [...(member.shape[discriminator] as z.ZodLiteral<string>).values]);
   const supported = `supported: ${values.flat().join(', ')}`;
-  return z.discriminatedUnion(discriminator, structs as unknown as [StructOf], {
+  const schema = z.discriminatedUnion(discriminator, structs as unknown as [StructOf], {
     error: (issue) => {
       const value = isObject(issue.input) ? issue.input[discriminator] : undefined;
       if (value === undefined) {
@@ -177,6 +184,11 @@ export function variants<const T extends readonly [StructOf, ...StructOf[]]>(
         : `Invalid parameter type for '${NAME}', expected: string`;
     },
   }) as unknown as z.ZodType<z.output<T[number]>>;
+  return withShape(schema, {
+    kind: 'variants',
+    discriminator,
+    structs: structs.map((member) => member.shape),
+  });
 }
 
 /** QAPI's alternate of a name and what the name would stand for; `type` is the alternate's own name. */

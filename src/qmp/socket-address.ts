@@ -6,9 +6,10 @@ import { createConnection, type Server, Socket } from 'node:net';
 import { dirname } from 'node:path';
 import { getSystemErrorMap } from 'node:util';
 import { errorMessage, VduseError } from '../base/errors.js';
+import { connectUnix, UnixListener } from '../native/unix-socket.js';
 
 export type SocketAddress =
-  /** A path, or the name of an abstract socket after a NUL byte, the way Node takes it. */
+  /** A path, or the name of an abstract socket after a NUL byte. */
   | { readonly type: 'unix'; readonly path: string }
   | { readonly type: 'inet'; readonly host: string; readonly port: number }
   /** A socket that the process was started with: one that listens, or a connection. */
@@ -21,13 +22,17 @@ function isAbstract(path: string): boolean {
   return path.startsWith('\0');
 }
 
+/** Node fills abstract names up with NUL bytes, which makes other names of them; ours are as long as they are. */
+function toAtName(path: string): string {
+  return `@${path.slice(1)}`;
+}
+
 /** QEMU's description, such as `unix:/run/qmp.sock`. */
 export function describeAddress(address: SocketAddress): string {
   switch (address.type) {
     case 'unix': {
-      const tight = address.path.endsWith('\0') ? '' : ',tight=on';
       return isAbstract(address.path)
-        ? `unix:${address.path.replaceAll('\0', '')},abstract=on${tight}`
+        ? `unix:${address.path.slice(1)},abstract=on,tight=on`
         : `unix:${address.path}`;
     }
     case 'inet':
@@ -43,7 +48,7 @@ export async function listenAt(server: Server, address: SocketAddress): Promise<
     switch (address.type) {
       case 'unix':
         if (isAbstract(address.path)) {
-          server.listen(address.path);
+          server.listen({ fd: new UnixListener(toAtName(address.path)).fd });
         } else {
           await claimPath(address.path);
           listenPrivately(server, address.path);
@@ -67,6 +72,10 @@ export async function connectTo(address: SocketAddress): Promise<Socket> {
   try {
     if (address.type === 'fd') {
       return new Socket({ fd: address.fd, allowHalfOpen: true, readable: true, writable: true });
+    }
+    if (address.type === 'unix' && isAbstract(address.path)) {
+      const fd = connectUnix(toAtName(address.path));
+      return new Socket({ fd, allowHalfOpen: true, readable: true, writable: true });
     }
     const where =
       address.type === 'unix' ? { path: address.path } : { host: address.host, port: address.port };

@@ -1,11 +1,13 @@
 /** The export type nbd, through QMP: its server, its rules, and what becomes of its clients. */
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync, statSync } from 'node:fs';
+import { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { openBlockNode } from '../../src/block/open.js';
 import { StorageDaemon } from '../../src/daemon/storage-daemon.js';
+import { connectUnix } from '../../src/native/unix-socket.js';
 import { RawClient } from '../nbd/raw-client.js';
 import { type Message, QmpClient } from '../qmp/client.js';
 
@@ -164,8 +166,10 @@ describe('the export type nbd', () => {
     const path = `vduse-test-${process.pid}`;
     await succeed('nbd-server-start', { addr: { type: 'unix', data: { path, abstract: true } } });
     await succeed('block-export-add', nbdExport());
-    const nbd = await RawClient.open({ type: 'unix', path: `\0${path}` }, { name: 'm' });
+    const nbd = new RawClient(new Socket({ fd: connectUnix(`@${path}`) }));
     nbdClients.push(nbd);
+    await nbd.greet();
+    await nbd.go({ name: 'm' });
     assert.equal(nbd.size, sizeBytes);
   });
 });

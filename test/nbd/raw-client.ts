@@ -102,7 +102,7 @@ export class RawClient {
   readonly #pending = new Map<bigint, Pending>();
   #nextCookie = 1n;
 
-  private constructor(socket: Socket) {
+  constructor(socket: Socket) {
     this.socket = socket;
     socket.on('data', (chunk: Buffer) => {
       this.#received.push(chunk);

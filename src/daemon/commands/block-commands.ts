@@ -5,6 +5,7 @@ import { jsonScalars as s, struct } from '../../qmp/qapi.js';
 import { nodeInfo } from '../node-info.js';
 import { blockdevOptions, toBlockNodeOptions, toReopenOptions } from '../options/blockdev-options.js';
 import type { StorageDaemon } from '../storage-daemon.js';
+import { blockNodeInfo } from './node-schema.js';
 
 export function addBlockCommands(commands: QmpCommandTable, daemon: StorageDaemon): void {
   commands.addAction('blockdev-add', blockdevOptions.json, async (options) => {
@@ -17,8 +18,11 @@ export function addBlockCommands(commands: QmpCommandTable, daemon: StorageDaemo
     daemon.reopenNodes(options.map(toReopenOptions)),
   );
   // There are no backing files: the flat list and the full one are the same.
-  commands.addQuery('query-named-block-nodes', struct({ flat: s.bool.optional() }), () =>
-    daemon.nodes.map(nodeInfo),
+  commands.addQuery(
+    'query-named-block-nodes',
+    struct({ flat: s.bool.optional() }),
+    () => daemon.nodes.map(nodeInfo),
+    z.array(blockNodeInfo),
   );
   commands.addAction(
     'block_resize',

@@ -7,6 +7,8 @@ import { addGeneralCommands } from './general-commands.js';
 import { addJobCommands } from './job-commands.js';
 import { addNbdCommands } from './nbd-commands.js';
 import { addObjectCommands } from './object-commands.js';
+import { addQomCommands } from './qom-commands.js';
+import { addStatisticsCommands } from './statistics-commands.js';
 
 export function createCommands(daemon: StorageDaemon): QmpCommandTable {
   const commands = new QmpCommandTable();
@@ -16,5 +18,7 @@ export function createCommands(daemon: StorageDaemon): QmpCommandTable {
   addNbdCommands(commands, daemon);
   addObjectCommands(commands, daemon);
   addJobCommands(commands, daemon);
+  addQomCommands(commands, daemon);
+  addStatisticsCommands(commands, daemon);
   return commands;
 }

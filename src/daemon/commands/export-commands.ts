@@ -1,8 +1,16 @@
 /** Commands about exports (QEMU: qapi/block-export.json). */
+import { z } from 'zod';
 import type { QmpCommandTable } from '../../qmp/command-table.js';
 import { choice, jsonScalars as s, struct } from '../../qmp/qapi.js';
 import { exportOptions, toExportRequest } from '../options/export-options.js';
 import type { StorageDaemon } from '../storage-daemon.js';
+
+const exportInfo = struct({
+  id: s.str,
+  type: choice('nbd', 'vhost-user-blk', 'vduse-blk'),
+  'node-name': s.str,
+  'shutting-down': s.bool,
+});
 
 export function addExportCommands(commands: QmpCommandTable, daemon: StorageDaemon): void {
   commands.addAction('block-export-add', exportOptions.json, async (options) => {
@@ -13,12 +21,17 @@ export function addExportCommands(commands: QmpCommandTable, daemon: StorageDaem
     struct({ id: s.str, mode: choice('safe', 'hard').optional() }),
     (options) => daemon.deleteExport(options.id, options.mode),
   );
-  commands.addQuery('query-block-exports', struct({}), () =>
-    daemon.exports.map((blockExport) => ({
-      id: blockExport.id,
-      type: blockExport.type,
-      'node-name': blockExport.node.nodeName,
-      'shutting-down': blockExport.shuttingDown,
-    })),
+  commands.addQuery(
+    'query-block-exports',
+    struct({}),
+    () =>
+      daemon.exports.map((blockExport) => ({
+        id: blockExport.id,
+        type: blockExport.type,
+        'node-name': blockExport.node.nodeName,
+        'shutting-down': blockExport.shuttingDown,
+      })),
+    z.array(exportInfo),
   );
+  commands.addEvent('BLOCK_EXPORT_DELETED', struct({ id: s.str }));
 }

@@ -57,10 +57,7 @@ export function fromLegacyAddress(address: LegacySocketAddressOptions): SocketAd
 
 const invalid = (message: string) => new VduseError('INVALID_ARGUMENT', message);
 
-/** sockaddr_un's path. An abstract name that is not `tight` fills it with NUL bytes. */
-const SUN_PATH_BYTES = 108;
-
-/** Throws INVALID_ARGUMENT. */
+/** Throws INVALID_ARGUMENT or NOT_SUPPORTED. */
 export function toSocketAddress(address: SocketAddressOptions): SocketAddress {
   switch (address.type) {
     case 'inet':
@@ -76,11 +73,12 @@ function unixPath(address: Extract<SocketAddressOptions, { type: 'unix' }>): str
   if (address.abstract !== true) {
     return address.path;
   }
-  const name = `\0${address.path}`;
-  if (Buffer.byteLength(name) > SUN_PATH_BYTES) {
-    throw invalid(`UNIX socket path '${address.path}' is too long`);
+  if (address.tight === false) {
+    throw new VduseError('NOT_SUPPORTED', 'abstract names with tight=off are not supported', {
+      hint: 'tight=on, the default, is a name that is as long as it is written',
+    });
   }
-  return address.tight === false ? name + '\0'.repeat(SUN_PATH_BYTES - Buffer.byteLength(name)) : name;
+  return `\0${address.path}`;
 }
 
 const PORT_MAX = 0xffff;
