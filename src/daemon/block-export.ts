@@ -2,7 +2,7 @@
 import { VduseError } from '../base/errors.js';
 import type { BlockNode } from '../block/node.js';
 import type { NamedThread } from '../device/queue-host.js';
-import type { DeviceStatistics } from '../device/statistics.js';
+import type { DeviceStatistics, SharedDeviceState } from '../device/statistics.js';
 import type { VhostUserAddress } from '../transport/vhost-user/vhost-user-transport.js';
 
 export interface BlockExport {
@@ -16,6 +16,8 @@ export interface BlockExport {
   readonly shuttingDown: boolean;
   /** What its front-ends have asked for so far; absent where nobody counts. */
   readonly statistics?: DeviceStatistics;
+  /** Where that is counted, and how long it took if somebody asked for that. */
+  readonly counters?: SharedDeviceState;
   /** Settles when the export has ended, whatever ended it. Never rejects. */
   readonly closed: Promise<void>;
   /** Tells the front-end that the node's size is another one. */

@@ -2,7 +2,7 @@
 import { errorMessage, VduseError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
 import type { BlockNode } from '../block/node.js';
-import type { DeviceStatistics } from '../device/statistics.js';
+import type { DeviceStatistics, SharedDeviceState } from '../device/statistics.js';
 import { nbdLimits } from '../nbd/nbd-limits.js';
 import { NbdServer } from '../nbd/nbd-server.js';
 import type { SocketAddress } from '../qmp/socket-address.js';
@@ -43,6 +43,10 @@ class NbdBlockExport implements BlockExport {
 
   get shuttingDown(): boolean {
     return this.#closing !== undefined;
+  }
+
+  get counters(): SharedDeviceState {
+    return this.#target.counters;
   }
 
   get statistics(): DeviceStatistics {

@@ -5,8 +5,9 @@
  */
 import { allocationExtents } from '../block/allocation.js';
 import { BlockFlag, BlockOp } from '../block/engine.js';
-import { EngineClient } from '../block/engine-client.js';
+import { EngineClient, type EngineRequest } from '../block/engine-client.js';
 import type { BlockNode } from '../block/node.js';
+import { countLatency } from '../device/latency.js';
 import { type DeviceStatistics, QueueField, SharedDeviceState } from '../device/statistics.js';
 import { LendingPool } from '../memory/lending-pool.js';
 import { viewBytes } from '../native/fd.js';
@@ -40,8 +41,9 @@ export class NodeNbdExport implements NbdExport {
   readonly #address: number;
   readonly #memory: Uint8Array;
   readonly #pool: LendingPool;
-  readonly #state = new SharedDeviceState({ queueCount: 1 });
-  readonly #counters = this.#state.queue(0);
+  readonly counters = new SharedDeviceState({ queueCount: 1 });
+  readonly #counters = this.counters.queue(0);
+  readonly #latencies = this.counters.latencies(0);
 
   constructor(node: BlockNode, options: { readonly writable: boolean }) {
     this.#node = node;
@@ -71,7 +73,7 @@ export class NodeNbdExport implements NbdExport {
         const unmaps = mayUnmap && features.writeZeroesMayUnmap;
         const flags = (fua ? BlockFlag.FUA : 0) | (unmaps ? BlockFlag.MAY_UNMAP : 0);
         this.#counters[QueueField.UNMAPS] += 1;
-        return this.#count(this.#client.request({ op: BlockOp.WRITE_ZEROES, flags, offset, length }));
+        return this.#request({ op: BlockOp.WRITE_ZEROES, flags, offset, length });
       };
     }
   }
@@ -82,7 +84,7 @@ export class NodeNbdExport implements NbdExport {
 
   get statistics(): DeviceStatistics {
     this.#counters[QueueField.IN_FLIGHT] = this.#client.inFlight;
-    return this.#state.total();
+    return this.counters.total();
   }
 
   async read(offset: number, length: number): Promise<NbdReadResult> {
@@ -91,7 +93,7 @@ export class NodeNbdExport implements NbdExport {
     this.#counters[QueueField.READS] += 1;
     try {
       const address = this.#addressOf(bytes);
-      await this.#count(this.#client.request({ op: BlockOp.READ, offset, length, address }));
+      await this.#request({ op: BlockOp.READ, offset, length, address });
     } catch (error) {
       this.#pool.release(bytes);
       throw error;
@@ -139,7 +141,7 @@ export class NodeNbdExport implements NbdExport {
     try {
       const flags = fua ? BlockFlag.FUA : 0;
       const request = { op: BlockOp.WRITE, flags, offset, length: buffer.length };
-      await this.#count(this.#client.request({ ...request, address: this.#addressOf(buffer) }));
+      await this.#request({ ...request, address: this.#addressOf(buffer) });
     } finally {
       this.#pool.release(buffer);
     }
@@ -148,12 +150,12 @@ export class NodeNbdExport implements NbdExport {
 
   #flush(): Promise<void> {
     this.#counters[QueueField.FLUSHES] += 1;
-    return this.#count(this.#client.request({ op: BlockOp.FLUSH, offset: 0, length: 0 }));
+    return this.#request({ op: BlockOp.FLUSH, offset: 0, length: 0 });
   }
 
   async #trim(offset: number, length: number, fua: boolean): Promise<void> {
     this.#counters[QueueField.UNMAPS] += 1;
-    await this.#count(this.#client.request({ op: BlockOp.DISCARD, offset, length }));
+    await this.#request({ op: BlockOp.DISCARD, offset, length });
     // No engine knows a durable discard.
     if (fua) {
       await this.#flush();
@@ -164,12 +166,16 @@ export class NodeNbdExport implements NbdExport {
     return this.#address + bytes.byteOffset - this.#memory.byteOffset;
   }
 
-  async #count(request: Promise<void>): Promise<void> {
+  async #request(request: EngineRequest): Promise<void> {
+    const startMs = this.#latencies.timing[0] === 0 ? 0 : performance.now();
     try {
-      await request;
+      await this.#client.request(request);
     } catch (error) {
       this.#counters[QueueField.ERRORS] += 1;
       throw error;
+    }
+    if (startMs !== 0) {
+      countLatency(this.#latencies.blocks, request.op, (performance.now() - startMs) * 1000);
     }
   }
 }

@@ -3,7 +3,7 @@ import { errorMessage, VduseError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
 import { BlkDevice } from '../device/blk/blk-device.js';
 import type { QueueHosts } from '../device/queue-host.js';
-import type { DeviceStatistics } from '../device/statistics.js';
+import type { DeviceStatistics, SharedDeviceState } from '../device/statistics.js';
 import { vduseDeviceHolders } from '../native/vdpa-bus.js';
 import type { VduseKernel } from '../native/vduse-kernel.js';
 import { type AttachedDevice, attachDevice } from '../transport/vduse/attach.js';
@@ -89,6 +89,10 @@ class VduseBlkExportImplementation implements VduseBlkExport {
 
   get attached(): AttachedDevice | undefined {
     return this.#attached;
+  }
+
+  get counters(): SharedDeviceState {
+    return this.#device.counters;
   }
 
   get statistics(): DeviceStatistics {

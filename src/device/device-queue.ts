@@ -10,6 +10,7 @@ import { type EventSource, Reactor } from '../reactor/reactor.js';
 import type { DescriptorChain } from '../virtqueue/descriptor-chain.js';
 import { hasFeature, RING_F } from '../virtqueue/layout.js';
 import { SplitVirtqueue } from '../virtqueue/split-virtqueue.js';
+import type { LatencyMemory } from './latency.js';
 import type { MemoryUpdate } from './queue-host.js';
 import { QueueField, SharedDeviceState } from './statistics.js';
 import type { QueueActivation } from './virtio-device.js';
@@ -67,6 +68,7 @@ export class DeviceQueue implements EventSource {
   readonly shared: SharedDeviceState;
   /** The queue's block of the shared counters, by QueueField. */
   readonly counters: Float64Array;
+  readonly latencies: LatencyMemory;
   readonly #spec: DeviceQueueSpec;
   readonly #context: DeviceQueueContext;
   readonly #reactor: Reactor;
@@ -110,6 +112,7 @@ export class DeviceQueue implements EventSource {
     this.#notifier = createNotifier(queue.notifier);
     this.shared = new SharedDeviceState(spec.shared);
     this.counters = this.shared.queue(queue.index);
+    this.latencies = this.shared.latencies(queue.index);
     this.counters[QueueField.IN_FLIGHT] = 0;
     this.counters[QueueField.AVAIL_INDEX] = this.availIndex;
   }

@@ -3,6 +3,8 @@
  * main thread reads. A number is a double of its own, so that no reader sees half of one.
  */
 
+import { type LatencyMemory, latencyBlock, latencyOps } from './latency.js';
+
 /** Fields of a queue's block. Counters only grow; IN_FLIGHT and AVAIL_INDEX are states. */
 export const QueueField = {
   READS: 0,
@@ -23,6 +25,9 @@ export const QueueField = {
 const deviceFields = 8;
 const queueFields = 16;
 const capacityField = 0;
+const queueCountField = 1;
+const timingField = 2;
+const latencyFields = latencyOps * latencyBlock;
 
 export interface DeviceStatistics {
   readonly reads: number;
@@ -45,8 +50,11 @@ export class SharedDeviceState {
     this.buffer =
       source instanceof SharedArrayBuffer
         ? source
-        : new SharedArrayBuffer((deviceFields + source.queueCount * queueFields) * 8);
+        : new SharedArrayBuffer((deviceFields + source.queueCount * (queueFields + latencyFields)) * 8);
     this.#numbers = new Float64Array(this.buffer);
+    if (!(source instanceof SharedArrayBuffer)) {
+      this.#numbers[queueCountField] = source.queueCount;
+    }
   }
 
   get capacityBytes(): number {
@@ -62,10 +70,37 @@ export class SharedDeviceState {
     return new Float64Array(this.buffer, (deviceFields + index * queueFields) * 8, queueFields);
   }
 
+  /** Whether queues count how long requests take, from their next request on. */
+  set timing(isOn: boolean) {
+    this.#numbers[timingField] = isOn ? 1 : 0;
+  }
+
+  /** One queue's latency counters. */
+  latencies(index: number): LatencyMemory {
+    const at = this.#latencyStart + index * latencyFields;
+    return {
+      timing: new Float64Array(this.buffer, timingField * 8, 1),
+      blocks: new Float64Array(this.buffer, at * 8, latencyFields),
+    };
+  }
+
+  /** The latency blocks of all queues, summed up, by LatencyOp. */
+  totalLatencies(): Float64Array {
+    const sum = new Float64Array(latencyFields);
+    for (let at = this.#latencyStart; at < this.#numbers.length; at++) {
+      sum[(at - this.#latencyStart) % latencyFields] += this.#numbers[at];
+    }
+    return sum;
+  }
+
+  get #latencyStart(): number {
+    return deviceFields + this.#numbers[queueCountField] * queueFields;
+  }
+
   /** The sums over all queues. */
   total(): DeviceStatistics {
     const sum = new Float64Array(queueFields);
-    for (let at = deviceFields; at < this.#numbers.length; at++) {
+    for (let at = deviceFields; at < this.#latencyStart; at++) {
       sum[(at - deviceFields) % queueFields] += this.#numbers[at];
     }
     return {

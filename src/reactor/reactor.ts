@@ -42,6 +42,8 @@ export class Reactor implements CompletionHandler {
   readonly ring: IoUring;
   /** The longest sleep of `run`, in milliseconds. A source that waits for a time shortens it before a sleep. */
   sleepMs: number = limits.sleepMsMax;
+  /** Grows with every turn, and when something completed outside of one: whoever caches the time reads it again. */
+  turns = 0;
   readonly #sources: (EventSource | undefined)[] = [];
   readonly #pollUs: number | undefined;
   readonly #window = new PollWindow();
@@ -129,6 +131,7 @@ export class Reactor implements CompletionHandler {
 
   /** Asks for turns soon, from code that completed something on the event loop. Once for many calls. */
   wake(): void {
+    this.turns++;
     if (!this.#wakeScheduled) {
       this.#wakeScheduled = true;
       setImmediate(this.#onWake);
@@ -162,6 +165,7 @@ export class Reactor implements CompletionHandler {
   }
 
   #turn(): number {
+    this.turns++;
     let work = this.ring.reap(this);
     const active = this.#active;
     for (let n = 0; n < active.length; n++) {

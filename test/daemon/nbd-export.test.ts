@@ -172,4 +172,46 @@ describe('the export type nbd', () => {
     await nbd.go({ name: 'm' });
     assert.equal(nbd.size, sizeBytes);
   });
+
+  it('counts how long requests take while it is asked to', async () => {
+    await succeed('nbd-server-start', unixServer());
+    await succeed('block-export-add', nbdExport());
+    const nbd = await connect('m');
+    const read = () => nbd.call({ type: Command.READ, offset: 0, length: 4096 });
+    const stats = async (): Promise<Message> => {
+      const [first] = (await succeed('query-blockstats')) as { qdev: string; stats: Message }[];
+      assert.equal(first.qdev, 'e');
+      return first.stats;
+    };
+    await read();
+    assert.equal((await stats())['rd_latency_histogram'], undefined);
+    assert.equal((await stats())['rd_total_time_ns'], 0);
+    await succeed('block-latency-histogram-set', { id: 'e', 'boundaries-read': [1000, 1e9, 1e10] });
+    for (let n = 0; n < 5; n++) {
+      await read();
+    }
+    const timed = await stats();
+    const { boundaries, bins } = timed['rd_latency_histogram'] as { boundaries: number[]; bins: number[] };
+    assert.deepEqual(boundaries, [1000, 1e9, 1e10]);
+    assert.equal(bins.length, 4);
+    assert.equal(
+      bins.reduce((sum, bin) => sum + bin),
+      5,
+    );
+    assert.equal(timed['rd_operations'], 6);
+    assert.equal(timed['rd_bytes'], 6 * 4096);
+    assert.equal(timed['wr_latency_histogram'], undefined);
+    await succeed('block-latency-histogram-set', { id: 'e', boundaries: [10] });
+    assert.deepEqual((await stats())['flush_latency_histogram'], { boundaries: [10], bins: [0, 0] });
+    await fail(
+      'block-latency-histogram-set',
+      { id: 'e', boundaries: [10, 10] },
+      "Device 'e' set read boundaries fail",
+    );
+    await succeed('block-latency-histogram-set', { id: 'e' });
+    assert.equal((await stats())['rd_latency_histogram'], undefined);
+    assert.deepEqual(await client.execute('block-latency-histogram-set', { id: 'zz' }), {
+      error: { class: 'DeviceNotFound', desc: "Device 'zz' not found" },
+    });
+  });
 });

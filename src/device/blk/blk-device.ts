@@ -152,6 +152,11 @@ export class BlkDevice implements VirtioDevice {
     });
   }
 
+  /** The shared counters, for those who ask how long requests take. */
+  get counters(): SharedDeviceState {
+    return this.#shared;
+  }
+
   get statistics(): DeviceStatistics {
     return this.#shared.total();
   }

@@ -15,6 +15,7 @@ import type { Reactor } from '../../reactor/reactor.js';
 import type { DescriptorChain } from '../../virtqueue/descriptor-chain.js';
 import { hasFeature } from '../../virtqueue/layout.js';
 import type { ChainHandler, DeviceQueue } from '../device-queue.js';
+import { LatencyRecorder } from '../latency.js';
 import { QueueField } from '../statistics.js';
 import {
   BLK_F,
@@ -46,6 +47,7 @@ export class BlkRequests implements ChainHandler, BlockCompletionSink {
   readonly #table: RequestTable;
   readonly #engine: BlockEngine;
   readonly #counters: Float64Array;
+  readonly #latency: LatencyRecorder;
   readonly #scratch = new DataView(new ArrayBuffer(limits.rangeSegmentsMax * BLK_RANGE.bytes));
   readonly #serial: Uint8Array;
   readonly #writeThrough: boolean;
@@ -73,6 +75,7 @@ export class BlkRequests implements ChainHandler, BlockCompletionSink {
     this.#memory = queue.memory;
     this.#table = new RequestTable(size, limits.requestSegmentsMax);
     this.#counters = queue.counters;
+    this.#latency = new LatencyRecorder(queue.latencies, size, context.reactor);
     this.#serial = new TextEncoder().encode(spec.serial);
     // 5.2.6.2: without FLUSH the driver takes every completed write for durable.
     this.#writeThrough = !hasFeature(features, BLK_F.FLUSH);
@@ -269,6 +272,7 @@ export class BlkRequests implements ChainHandler, BlockCompletionSink {
     if (this.#writeThrough) {
       this.#table.flags[slot] |= BlockFlag.FUA;
     }
+    this.#latency.start(slot);
     this.#engine.submit(slot);
     return started;
   }
@@ -369,6 +373,7 @@ export class BlkRequests implements ChainHandler, BlockCompletionSink {
     } else {
       counters[QueueField.ERRORS]++;
     }
+    this.#latency.end(slot, this.#table.op[slot]);
     this.#statusView[slot]?.setUint8(this.#statusOffset[slot], status);
     this.#table.release(slot);
     this.#queue.complete(this.#head[slot], this.#writableBytes[slot]);
