@@ -8,6 +8,7 @@ import { createImageCommand } from './create.js';
 import { doctorCommand } from './doctor.js';
 import { exportCommand } from './export.js';
 import { listCommand } from './list.js';
+import { qmpCommand } from './qmp.js';
 import { removeCommand } from './remove.js';
 import { resizeCommand } from './resize.js';
 import { serveCommand } from './serve.js';
@@ -53,6 +54,7 @@ function createProgram(context: CommandContext) {
     resizeCommand,
     removeCommand,
     doctorCommand,
+    qmpCommand,
   ]) {
     program.addCommand(create(context));
   }

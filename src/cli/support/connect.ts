@@ -3,7 +3,7 @@ import { VduseError } from '../../base/errors.js';
 import { vduseDeviceHolders } from '../../native/vdpa-bus.js';
 import { controlSocketPath } from './control-socket.js';
 import { deviceExists } from './devices.js';
-import { QmpClient } from './qmp-client.js';
+import { QmpClient, type QmpClientOptions } from './qmp-client.js';
 
 /** Throws NOT_FOUND, DEVICE_LEFT_BEHIND, NOT_SUPPORTED for a device of another program, or what connecting throws. */
 export async function connectToExport(name: string): Promise<QmpClient> {
@@ -33,4 +33,16 @@ export async function connectToExport(name: string): Promise<QmpClient> {
   throw new VduseError('DEVICE_LEFT_BEHIND', `'${name}' was left behind by a process that is gone`, {
     hint: `Remove it: vduse remove ${name}`,
   });
+}
+
+/** By the path of a monitor's socket, or by the name of an export's device. Throws as connectToExport does. */
+export async function connectToMonitor(socket: string, options: QmpClientOptions = {}): Promise<QmpClient> {
+  const path = socket.includes('/') ? socket : controlSocketPath(socket);
+  const client = await QmpClient.connect(path, options);
+  if (client === undefined) {
+    throw new VduseError('NOT_FOUND', `nobody listens at ${path}`, {
+      hint: "Give the path of the socket of a storage daemon's monitor, with a slash in it.",
+    });
+  }
+  return client;
 }

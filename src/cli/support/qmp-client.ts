@@ -1,7 +1,6 @@
 /** A client of a control socket: one command at a time, each with a time limit. */
 import { once } from 'node:events';
 import { createConnection, type Socket } from 'node:net';
-import { setTimeout as delay } from 'node:timers/promises';
 import { errorMessage, VduseError } from '../../base/errors.js';
 import { limits } from '../../base/limits.js';
 import { isJsonObject, type JsonObject, type JsonValue } from '../../qmp/json-value.js';
@@ -11,19 +10,33 @@ const COMMAND_MS_MAX = 10_000;
 export interface QmpClientOptions {
   /** How long the server may take to greet and to answer; it serves one client after the other. */
   readonly timeoutMs?: number;
+  /** Told of every event, whenever it comes. */
+  readonly onEvent?: (event: JsonObject) => void;
+  /** Told when the connection has ended. */
+  readonly onEnd?: () => void;
+}
+
+interface Waiting {
+  readonly resolve: (message: JsonObject) => void;
+  readonly reject: (error: unknown) => void;
 }
 
 export class QmpClient {
   readonly #socket: Socket;
   readonly #path: string;
   readonly #timeoutMs: number;
-  readonly #messages: AsyncIterator<JsonObject>;
+  readonly #options: QmpClientOptions;
+  /** Messages that nobody has asked for yet: an answer that came too late, or a greeting. */
+  readonly #messages: JsonObject[] = [];
+  #waiting: Waiting | undefined;
+  #end: VduseError | undefined;
 
-  private constructor(socket: Socket, path: string, timeoutMs: number) {
+  private constructor(socket: Socket, path: string, options: QmpClientOptions) {
     this.#socket = socket;
     this.#path = path;
-    this.#timeoutMs = timeoutMs;
-    this.#messages = readMessages(socket)[Symbol.asyncIterator]();
+    this.#timeoutMs = options.timeoutMs ?? COMMAND_MS_MAX;
+    this.#options = options;
+    void this.#read();
   }
 
   /** Connects and negotiates. Undefined where nobody listens. Throws TIMEOUT, PERMISSION_DENIED or PROTOCOL. */
@@ -45,7 +58,7 @@ export class QmpClient {
     }
     // The end of the connection is seen by whoever reads from it.
     socket.on('error', () => undefined);
-    const client = new QmpClient(socket, path, options.timeoutMs ?? COMMAND_MS_MAX);
+    const client = new QmpClient(socket, path, options);
     try {
       const greeting = await client.#next();
       if (greeting['QMP'] === undefined) {
@@ -63,17 +76,12 @@ export class QmpClient {
   async execute(command: string, args?: JsonObject): Promise<JsonValue> {
     const request = args === undefined ? { execute: command } : { execute: command, arguments: args };
     this.#socket.write(`${JSON.stringify(request)}\n`);
-    for (;;) {
-      const message = await this.#next();
-      if (message['event'] !== undefined) {
-        continue;
-      }
-      const { error } = message;
-      if (isJsonObject(error)) {
-        throw new VduseError('INVALID_ARGUMENT', String(error['desc']));
-      }
-      return message['return'] ?? {};
+    const message = await this.#next();
+    const { error } = message;
+    if (isJsonObject(error)) {
+      throw new VduseError('INVALID_ARGUMENT', String(error['desc']));
     }
+    return message['return'] ?? {};
   }
 
   close(): void {
@@ -81,22 +89,57 @@ export class QmpClient {
   }
 
   async #next(): Promise<JsonObject> {
-    const timeout = new AbortController();
-    const tooLate = delay(this.#timeoutMs, 'too late' as const, { signal: timeout.signal });
-    tooLate.catch(() => undefined);
+    const message = this.#messages.shift();
+    if (message !== undefined) {
+      return message;
+    }
+    if (this.#end !== undefined) {
+      throw this.#end;
+    }
+    let timer: NodeJS.Timeout | undefined;
     try {
-      const next = await Promise.race([this.#messages.next(), tooLate]);
-      if (next === 'too late') {
-        throw new VduseError('TIMEOUT', `control socket ${this.#path}: no answer in ${this.#timeoutMs} ms`, {
-          hint: 'Another client may be connected to it, or its process hangs.',
-        });
-      }
-      if (next.done === true) {
-        throw new VduseError('ABORTED', `control socket ${this.#path}: the export has ended the connection`);
-      }
-      return next.value;
+      return await new Promise<JsonObject>((resolve, reject) => {
+        this.#waiting = { resolve, reject };
+        timer = setTimeout(() => reject(this.#tooLate()), this.#timeoutMs);
+      });
     } finally {
-      timeout.abort();
+      this.#waiting = undefined;
+      clearTimeout(timer);
+    }
+  }
+
+  #tooLate(): VduseError {
+    return new VduseError('TIMEOUT', `control socket ${this.#path}: no answer in ${this.#timeoutMs} ms`, {
+      hint: 'Another client may be connected to it, or its process hangs.',
+    });
+  }
+
+  async #read(): Promise<void> {
+    let cause: unknown;
+    try {
+      for await (const message of readMessages(this.#socket)) {
+        this.#take(message);
+      }
+    } catch (error) {
+      cause = error;
+    }
+    this.#end =
+      cause instanceof VduseError
+        ? cause
+        : new VduseError('ABORTED', `control socket ${this.#path}: the export has ended the connection`, {
+            cause,
+          });
+    this.#waiting?.reject(this.#end);
+    this.#options.onEnd?.();
+  }
+
+  #take(message: JsonObject): void {
+    if (message['event'] !== undefined) {
+      this.#options.onEvent?.(message);
+    } else if (this.#waiting !== undefined) {
+      this.#waiting.resolve(message);
+    } else {
+      this.#messages.push(message);
     }
   }
 }

@@ -1,0 +1,139 @@
+/** QMP commands as people write them: a name and KEY=VALUE words, or JSON. And what could come next. */
+import { VduseError } from '../../base/errors.js';
+import { parseJsonText } from '../../qmp/json-stream.js';
+import { isJsonObject, type JsonObject, type JsonValue, setMember } from '../../qmp/json-value.js';
+
+export interface WrittenCommand {
+  readonly name: string;
+  readonly arguments: JsonObject;
+}
+
+/** Throws INVALID_ARGUMENT. */
+export function parseCommand(words: readonly string[]): WrittenCommand {
+  const [name, ...rest] = words;
+  if (rest.length === 1 && rest[0].startsWith('{')) {
+    const args = parseJson(rest[0]);
+    if (!isJsonObject(args)) {
+      throw new VduseError('INVALID_ARGUMENT', 'the arguments are no JSON object');
+    }
+    return { name, arguments: args };
+  }
+  const args: JsonObject = {};
+  for (const word of rest) {
+    const at = word.indexOf('=');
+    if (at <= 0) {
+      throw new VduseError('INVALID_ARGUMENT', `'${word}' is no KEY=VALUE`, {
+        hint: `Write for example: ${name} node-name=disk0, or ${name} '{"node-name": "disk0"}'`,
+      });
+    }
+    set(args, word.slice(0, at).split('.'), parseValue(word.slice(at + 1)));
+  }
+  return { name, arguments: args };
+}
+
+/** Words as a shell splits them, as far as quotes and backslashes go. */
+export function splitWords(line: string): string[] {
+  const words: string[] = [];
+  let word: string | undefined;
+  for (const [, double, single, escaped, blank, plain] of line.matchAll(
+    /"((?:[^"\\]|\\.)*)"|'([^']*)'|\\(.)|(\s+)|([^\s"'\\]+|["'\\])/g,
+  )) {
+    if (blank !== undefined) {
+      words.push(...(word === undefined ? [] : [word]));
+      word = undefined;
+    } else {
+      word = (word ?? '') + (double?.replace(/\\(.)/g, '$1') ?? single ?? escaped ?? plain);
+    }
+  }
+  return word === undefined ? words : [...words, word];
+}
+
+function set(target: JsonObject, path: readonly string[], value: JsonValue): void {
+  const [key, ...rest] = path;
+  if (rest.length === 0) {
+    setMember(target, key, value);
+    return;
+  }
+  const inner = Object.hasOwn(target, key) ? target[key] : undefined;
+  const object = isJsonObject(inner) ? inner : {};
+  setMember(target, key, object);
+  set(object, rest, value);
+}
+
+/** A number, a word of JSON, a list or an object; `on` and `off` too; everything else is a text. */
+function parseValue(text: string): JsonValue {
+  if (text === 'on' || text === 'off') {
+    return text === 'on';
+  }
+  if (/^(-?\d+|true|false|null|["[{].*)$/s.test(text)) {
+    const message = parseJsonText(text);
+    if (message.error === undefined) {
+      return message.value;
+    }
+  }
+  return text;
+}
+
+function parseJson(text: string): JsonValue {
+  const message = parseJsonText(text);
+  if (message.error !== undefined) {
+    throw new VduseError('INVALID_ARGUMENT', message.error);
+  }
+  return message.value;
+}
+
+/** What a server's query-qmp-schema says of commands and their arguments. */
+export class CommandWords {
+  readonly #types = new Map<string, JsonObject>();
+  readonly commands: readonly string[];
+
+  constructor(schema: JsonValue) {
+    const infos = Array.isArray(schema) ? schema.filter(isJsonObject) : [];
+    for (const info of infos) {
+      this.#types.set(`${info['meta-type'] === 'command' ? 'command ' : ''}${info['name']}`, info);
+    }
+    this.commands = infos
+      .filter((info) => info['meta-type'] === 'command')
+      .map((info) => String(info['name']))
+      .sort();
+  }
+
+  /** Words that could stand where `line` ends, and the part of it that they would replace. */
+  complete(line: string): [string[], string] {
+    const words = line.split(/\s+/);
+    const last = words.at(-1) ?? '';
+    if (words.length <= 1) {
+      return [this.commands.filter((name) => name.startsWith(last)), last];
+    }
+    const type = this.#types.get(`command ${words[0]}`)?.['arg-type'];
+    const [key, value] = last.split('=');
+    const members = this.#membersOf(String(type));
+    if (value === undefined) {
+      return [members.map(({ name }) => `${name}=`).filter((name) => name.startsWith(last)), last];
+    }
+    const member = members.find(({ name }) => name === key);
+    const values = this.#valuesOf(member?.type ?? '').filter((one) => one.startsWith(value));
+    return [values.map((one) => `${key}=${one}`), last];
+  }
+
+  /** The members of an object and of all its variants. */
+  #membersOf(type: string): { readonly name: string; readonly type: string }[] {
+    const info = this.#types.get(type);
+    const own = listOf(info?.['members']).map((member) => ({
+      name: String(member['name']),
+      type: String(member['type']),
+    }));
+    const variants = new Set(listOf(info?.['variants']).map((variant) => String(variant['type'])));
+    const all = [...own, ...[...variants].flatMap((variant) => this.#membersOf(variant))];
+    return [...new Map(all.map((member) => [member.name, member])).values()];
+  }
+
+  #valuesOf(type: string): string[] {
+    const values = this.#types.get(type)?.['values'];
+    return type === 'bool' ? ['true', 'false'] : Array.isArray(values) ? values.map(String) : [];
+  }
+}
+
+function listOf(value: JsonValue | undefined): JsonObject[] {
+  return Array.isArray(value) ? value.filter(isJsonObject) : [];
+}

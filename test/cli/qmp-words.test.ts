@@ -1,0 +1,52 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { CommandWords, parseCommand, splitWords } from '../../src/cli/support/qmp-words.js';
+
+describe('QMP commands as people write them', () => {
+  it('are a name and KEY=VALUE words', () => {
+    assert.deepEqual(
+      parseCommand(['blockdev-add', 'driver=file', 'cache.direct=on', 'size=1024', 'list=[1,"a"]', 'a=b=c']),
+      {
+        name: 'blockdev-add',
+        arguments: { driver: 'file', cache: { direct: true }, size: 1024, list: [1, 'a'], a: 'b=c' },
+      },
+    );
+    assert.deepEqual(parseCommand(['x', '__proto__.y=1', 'z="1"']).arguments['z'], '1');
+  });
+
+  it('or JSON', () => {
+    assert.deepEqual(parseCommand(['x', '{"a": {"b": null}}']), { name: 'x', arguments: { a: { b: null } } });
+    assert.throws(() => parseCommand(['x', '{"a"']), { code: 'INVALID_ARGUMENT' });
+    assert.throws(() => parseCommand(['x', 'word']), { message: "'word' is no KEY=VALUE" });
+  });
+
+  it('are split as a shell does it', () => {
+    assert.deepEqual(splitWords(` a  'b c' d"e \\" f"g h\\ i '' `), ['a', 'b c', 'de " fg', 'h i', '']);
+    assert.deepEqual(splitWords('it"s'), ['it"s']);
+  });
+
+  it('are completed by what the server says there is', () => {
+    const words = new CommandWords([
+      { name: 'query-a', 'meta-type': 'command', 'arg-type': '0' },
+      { name: 'add', 'meta-type': 'command', 'arg-type': '1' },
+      { name: '0', 'meta-type': 'object', members: [] },
+      {
+        name: '1',
+        'meta-type': 'object',
+        members: [
+          { name: 'mode', type: '2' },
+          { name: 'on', type: 'bool' },
+        ],
+        variants: [{ case: 'a', type: '3' }],
+      },
+      { name: '2', 'meta-type': 'enum', values: ['safe', 'hard'] },
+      { name: '3', 'meta-type': 'object', members: [{ name: 'more', type: 'str' }] },
+    ]);
+    assert.deepEqual(words.complete('q'), [['query-a'], 'q']);
+    assert.deepEqual(words.complete('add m'), [['mode=', 'more='], 'm']);
+    assert.deepEqual(words.complete('add mode='), [['mode=safe', 'mode=hard'], 'mode=']);
+    assert.deepEqual(words.complete('add mode=safe on=t'), [['on=true'], 'on=t']);
+    assert.deepEqual(words.complete('nothing x'), [[], 'x']);
+    assert.deepEqual(new CommandWords({}).complete('a'), [[], 'a']);
+  });
+});
