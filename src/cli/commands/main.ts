@@ -12,6 +12,7 @@ import { qmpCommand } from './qmp.js';
 import { removeCommand } from './remove.js';
 import { resizeCommand } from './resize.js';
 import { serveCommand } from './serve.js';
+import { topCommand } from './top.js';
 
 const afterHelp = `
 Examples:
@@ -55,6 +56,7 @@ function createProgram(context: CommandContext) {
     removeCommand,
     doctorCommand,
     qmpCommand,
+    topCommand,
   ]) {
     program.addCommand(create(context));
   }
