@@ -7,6 +7,7 @@ import { VduseError } from '../base/errors.js';
 import { type Logger, silentLogger } from '../base/log.js';
 import type { BlockNode, BlockNodeOptions, BlockServices, ChildOpener } from '../block/node.js';
 import type { JsonObject } from '../qmp/json-value.js';
+import type { SocketAddress } from '../qmp/socket-address.js';
 import type { BlockExport, ExportCreators, ExportRequest } from './block-export.js';
 import { createCommands } from './commands/commands.js';
 import { type ExportRemoveMode, ExportTable } from './export-table.js';
@@ -15,6 +16,7 @@ import { type CreateFileOptions, CreateFileWork } from './jobs/create-job.js';
 import type { Job, JobListener } from './jobs/job.js';
 import { JobTable } from './jobs/job-table.js';
 import { type MirrorOptions, MirrorWork } from './jobs/mirror-job.js';
+import { MetricsServer } from './metrics-server.js';
 import { MonitorTable } from './monitor-table.js';
 import { NbdService } from './nbd-service.js';
 import { NodeTable } from './node-table.js';
@@ -63,6 +65,7 @@ export class StorageDaemon {
   readonly #jobsTurn: Promise<void>;
   #giveJobsTheirTurn: () => void = () => undefined;
   readonly #shutdown = new AbortController();
+  #metrics: MetricsServer | undefined;
   #pidFile: PidFile | undefined;
   #endedCleanly = true;
   #closed: Promise<void> | undefined;
@@ -249,6 +252,17 @@ export class StorageDaemon {
     return this.#monitors.chardevs;
   }
 
+  /** Serves figures to Prometheus. Returns the server. Throws ALREADY_EXISTS for a second one. */
+  startMetrics(address: SocketAddress): Promise<MetricsServer> {
+    return this.#operate(async () => {
+      if (this.#metrics !== undefined) {
+        throw new VduseError('ALREADY_EXISTS', 'metrics are served already');
+      }
+      this.#metrics = await MetricsServer.start({ address, source: this, logger: this.#logger });
+      return this.#metrics;
+    });
+  }
+
   /** Tells the process id in a file that is removed when the daemon closes. */
   createPidFile(path: string): Promise<void> {
     return this.#operate(async () => {
@@ -281,6 +295,7 @@ export class StorageDaemon {
     for (const node of this.#nodes.fromTheTop()) {
       await this.#closeNode(node);
     }
+    await this.#metrics?.close();
     await this.#monitors.close();
     this.#pidFile?.remove();
   }

@@ -10,6 +10,7 @@ import {
   toMonitorRequest,
 } from '../../daemon/options/chardev-options.js';
 import { exportOptions, toExportRequest } from '../../daemon/options/export-options.js';
+import { metricsOptions, toMetricsAddress } from '../../daemon/options/metrics-options.js';
 import { nbdServerOptions, toNbdServerRequest } from '../../daemon/options/nbd-options.js';
 import { objectOptions, toUserObject } from '../../daemon/options/object-options.js';
 import type { StorageDaemon } from '../../daemon/storage-daemon.js';
@@ -103,6 +104,13 @@ const stepKinds: Record<HelpTopic, StepKind> = {
     declaration: nbdServerOptions,
     convert: toNbdServerRequest,
     apply: (daemon, request) => daemon.startNbdServer(request),
+  }),
+  metrics: stepKind({
+    flags: '--metrics <options>',
+    syntax: {},
+    declaration: metricsOptions,
+    convert: toMetricsAddress,
+    apply: (daemon, address) => daemon.startMetrics(address),
   }),
   object: stepKind({
     flags: '--object <options>',

@@ -50,6 +50,11 @@ const optionHelp = {
                [,max-connections=<count>]
                          serve exports of the type nbd
 `,
+  metrics: `\
+  --metrics addr.type=unix,addr.path=<path>
+  --metrics addr.type=inet,addr.host=<loopback>,addr.port=<port>
+                         serve figures to Prometheus under /metrics
+`,
   object: `\
   --object [qom-type=]iothread,id=<id>[,poll-max-ns=<n>][,cpu-affinity=<list>]
                          name a thread for the queues of exports
@@ -83,6 +88,7 @@ ${optionHelp.monitor}
 ${optionHelp['nbd-server']}
 ${optionHelp.object}
 ${optionHelp.export}
+${optionHelp.metrics}
   --daemonize            run in the background; returns when the daemon is ready
   --pidfile <path>       write the process id to a file after start-up
   --log-format text|json how log lines on standard error look (default: text)
