@@ -1,12 +1,12 @@
 /** The daemon's figures in Prometheus's text format, version 0.0.4. The names are documented in docs/metrics.md. */
+import type { BlockNode } from '../block/node.js';
 import { bucketStartUs, latencyBlock, latencyBuckets } from '../device/latency.js';
 import type { DeviceStatistics } from '../device/statistics.js';
 import type { BlockExport } from './block-export.js';
-import type { NodeEntry } from './node-table.js';
 
 export interface MetricsSource {
   readonly exports: readonly BlockExport[];
-  readonly nodes: readonly NodeEntry[];
+  readonly nodes: readonly BlockNode[];
 }
 
 export const metricsContentType = 'text/plain; version=0.0.4; charset=utf-8';
@@ -35,7 +35,7 @@ export function formatMetrics(source: MetricsSource): string {
     page.add('vduse_export_info', { export: id, type, node: node.nodeName, writable: `${writable}` }, 1);
   }
   page.describe('vduse_node_size_bytes', 'gauge', "A block node's size.");
-  for (const { node } of source.nodes) {
+  for (const node of source.nodes) {
     page.add('vduse_node_size_bytes', { node: node.nodeName, driver: node.driver }, node.size);
   }
   for (const { name, help, of } of counters) {

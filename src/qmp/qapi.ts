@@ -193,7 +193,7 @@ export function variants<const T extends readonly [StructOf, ...StructOf[]]>(
 
 /** QAPI's alternate of a name and what the name would stand for; `type` is the alternate's own name. */
 export function nameOr<T>(type: string, inner: () => z.ZodType<T>): z.ZodType<string | T> {
-  return z.unknown().transform((input, context): string | T => {
+  const schema = z.unknown().transform((input, context): string | T => {
     if (typeof input === 'string') {
       return input;
     }
@@ -210,6 +210,7 @@ export function nameOr<T>(type: string, inner: () => z.ZodType<T>): z.ZodType<st
     }
     return z.NEVER;
   });
+  return withShape(schema, { kind: 'alternate', types: () => [jsonScalars.str, inner()] });
 }
 
 type StructOf = z.ZodObject<z.ZodRawShape, z.core.$strict>;

@@ -32,6 +32,8 @@ export const readOnly: readonly Exchange[] = [
   exchange('query-named-block-nodes', { flt: true }, 'an argument that is not known'),
   exchange('query-block-exports'),
   exchange('query-block-exports', { id: 'e0' }, 'arguments for a command that has none'),
+  exchange('query-jobs'),
+  exchange('query-block-jobs'),
   exchange('query-block'),
   exchange('query-blockstats'),
   exchange('query-blockstats', { 'query-nodes': true }, 'query-blockstats of nodes'),
@@ -49,6 +51,9 @@ export const readOnly: readonly Exchange[] = [
   exchange('nope', {}, 'a command that does not exist'),
   exchange('qmp_capabilities', {}, 'negotiation when it is over'),
   exchange('query-version', { x: 1 }, 'query-version with arguments'),
+  exchange('job-cancel', { id: 'zz' }, 'job-cancel of no job'),
+  exchange('job-pause', { id: 'zz' }, 'job-pause of no job'),
+  exchange('block-job-cancel', { device: 'zz' }, 'block-job-cancel of no job'),
 ];
 
 const nullNode = (name: string, more: object = {}) => ({ driver: 'null-co', 'node-name': name, ...more });

@@ -7,8 +7,10 @@ import type { JsonObject } from '../../qmp/json-value.js';
 import { choice, compact, jsonScalars as s, struct, variants } from '../../qmp/qapi.js';
 import type { Job } from '../jobs/job.js';
 import type { StorageDaemon } from '../storage-daemon.js';
+import { addJobEvents, blockJobInfoSchema, jobInfoSchema } from './job-schema.js';
 
 export function addJobCommands(commands: QmpCommandTable, daemon: StorageDaemon): void {
+  addJobEvents(commands);
   addGeneralJobCommands(commands, daemon);
   addBlockJobCommands(commands, daemon);
   commands.addAction('blockdev-create', createArguments, async (command) => {
@@ -75,7 +77,7 @@ const mirrorArguments = struct({
 
 function addGeneralJobCommands(commands: QmpCommandTable, { jobs }: StorageDaemon): void {
   const id = struct({ id: s.str });
-  commands.addQuery('query-jobs', struct({}), () => jobs.jobs.map(jobInfo));
+  commands.addQuery('query-jobs', struct({}), () => jobs.jobs.map(jobInfo), z.array(jobInfoSchema));
   commands.addAction('job-pause', id, (options) => jobs.find(options.id).pause());
   commands.addAction('job-resume', id, (options) => jobs.find(options.id).resume());
   commands.addAction('job-cancel', id, (options) => jobs.find(options.id).cancel({ force: true }));
@@ -95,7 +97,12 @@ function addBlockJobCommands(commands: QmpCommandTable, { jobs }: StorageDaemon)
   };
   const device = struct({ device: s.str });
   const id = struct({ id: s.str });
-  commands.addQuery('query-block-jobs', struct({}), () => jobs.jobs.filter(isBlockJob).map(blockJobInfo));
+  commands.addQuery(
+    'query-block-jobs',
+    struct({}),
+    () => jobs.jobs.filter(isBlockJob).map(blockJobInfo),
+    z.array(blockJobInfoSchema),
+  );
   commands.addAction('block-job-pause', device, (options) => find(options.device).pause());
   commands.addAction('block-job-resume', device, (options) => find(options.device).resume());
   commands.addAction('block-job-complete', device, (options) => find(options.device).complete());

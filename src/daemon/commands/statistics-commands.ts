@@ -1,5 +1,6 @@
 /** What exports have done, as QMP tells it (QEMU: qapi/block-core.json, BlockStats). */
 import { z } from 'zod';
+import type { BlockNode } from '../../block/node.js';
 import { LatencyOp, latencyBlock } from '../../device/latency.js';
 import type { QmpCommandTable } from '../../qmp/command-table.js';
 import { QmpError } from '../../qmp/errors.js';
@@ -7,7 +8,6 @@ import type { JsonObject } from '../../qmp/json-value.js';
 import { compact, jsonScalars as s, struct } from '../../qmp/qapi.js';
 import type { BlockExport } from '../block-export.js';
 import { LatencyHistograms } from '../latency-histograms.js';
-import type { NodeEntry } from '../node-table.js';
 import type { StorageDaemon } from '../storage-daemon.js';
 
 /** Members of BlockDeviceStats that count what there is nothing of here. */
@@ -105,8 +105,8 @@ export function addStatisticsCommands(commands: QmpCommandTable, daemon: Storage
   });
 }
 
-function nodeStats(daemon: StorageDaemon, { node }: NodeEntry): JsonObject {
-  const exports = daemon.exports.filter((blockExport) => blockExport.node === node);
+function nodeStats(daemon: StorageDaemon, node: BlockNode): JsonObject {
+  const exports = daemon.exports.filter((blockExport) => blockExport.node.nodeName === node.nodeName);
   return { 'node-name': node.nodeName, stats: statsOf(exports) };
 }
 
