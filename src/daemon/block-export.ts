@@ -1,6 +1,7 @@
 /** An export: one way out for a block node. Its type-specific options are its creator's business. */
 import { VduseError } from '../base/errors.js';
 import type { BlockNode } from '../block/node.js';
+import type { NamedThread } from '../device/queue-host.js';
 import type { DeviceStatistics, SharedDeviceState } from '../device/statistics.js';
 import type { VhostUserAddress } from '../transport/vhost-user/vhost-user-transport.js';
 

@@ -65,8 +65,11 @@ export class SharedDeviceState {
     this.#numbers[capacityField] = bytes;
   }
 
-  /** One queue's block, by QueueField. */
+  /** One queue's block, by QueueField. Throws RangeError for a queue that there is not: drivers ask for any. */
   queue(index: number): Float64Array {
+    if (index >= this.#numbers[queueCountField]) {
+      throw new RangeError(`there is no queue ${index}`);
+    }
     return new Float64Array(this.buffer, (deviceFields + index * queueFields) * 8, queueFields);
   }
 
