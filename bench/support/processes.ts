@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 const START_LIMIT_MS = 30_000;
 const END_LIMIT_MS = 10_000;
+const PROGRAM_LIMIT_MS = 120_000;
 const SHOWN_CHARACTERS = 1_000;
 
 export interface Running {
@@ -55,15 +56,33 @@ export async function startServer(command: readonly string[], sockets: readonly 
   return { pid: child.pid as number, output: () => output, stop };
 }
 
-/** Runs a program to its end and gives its standard output. A run that is aborted ends all that it has started. */
-export async function runProgram(command: readonly string[], signal?: AbortSignal): Promise<string> {
+/** A program that has not come to its end in time. */
+export class TimeLimitError extends Error {}
+
+/**
+ * Runs a program to its end and gives its standard output. A run that is aborted, that takes too long or that fails
+ * ends all that it has started.
+ */
+export async function runProgram(
+  command: readonly string[],
+  { signal, limitMs }: { signal?: AbortSignal; limitMs?: number } = {},
+): Promise<string> {
   signal?.throwIfAborted();
   const [program, ...args] = command;
   // A process group of its own, so that the processes that fio forks can be ended with it, whatever they sleep on.
   const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], detached: true });
   const end = (): void => {
-    if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL');
+    try {
+      if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL');
+    } catch {
+      // The group is gone already.
+    }
   };
+  let late = false;
+  const limit = setTimeout(() => {
+    late = true;
+    end();
+  }, limitMs ?? PROGRAM_LIMIT_MS);
   signal?.addEventListener('abort', end);
   let output = '';
   let errors = '';
@@ -75,9 +94,15 @@ export async function runProgram(command: readonly string[], signal?: AbortSigna
   });
   const status = await new Promise<number | null>((resolve, reject) => {
     child.once('error', reject);
+    // What it leaves behind would keep its output open.
+    child.once('exit', end);
     child.once('close', resolve);
-  }).finally(() => signal?.removeEventListener('abort', end));
+  }).finally(() => {
+    clearTimeout(limit);
+    signal?.removeEventListener('abort', end);
+  });
   signal?.throwIfAborted();
+  if (late) throw new TimeLimitError(`${program} did not end in time`);
   if (status !== 0) {
     const line = command.join(' ');
     const shown = line.length > SHOWN_CHARACTERS ? `${line.slice(0, SHOWN_CHARACTERS)} ...` : line;

@@ -21,6 +21,7 @@ import {
   parseMemoryUse,
   runProgram,
   startServer,
+  TimeLimitError,
 } from '../../bench/support/processes.js';
 import { replaceSection, tablesAsMarkdown, tablesAsText } from '../../bench/support/publish.js';
 import { makeTempDir } from '../support/temp-dir.js';
@@ -196,7 +197,7 @@ describe('processes', () => {
     const path = join(folder, 'pid');
     const script = `sleep 60 & echo $! > ${path}.new; mv ${path}.new ${path}; wait`;
     const abort = new AbortController();
-    const running = runProgram(['sh', '-c', script], abort.signal);
+    const running = runProgram(['sh', '-c', script], { signal: abort.signal });
     while (!existsSync(path)) await sleep(10);
     abort.abort(new Error('enough'));
     await assert.rejects(running, /enough/);
@@ -210,7 +211,12 @@ describe('processes', () => {
     };
     // Its parent is gone: who adopts it may be slow to collect it.
     while (!['gone', 'Z', 'X'].includes(state())) await sleep(10);
-    await assert.rejects(runProgram(['true'], abort.signal), /enough/);
+    await assert.rejects(runProgram(['true'], { signal: abort.signal }), /enough/);
+  });
+
+  test('a program that takes too long is ended; what a program leaves behind is not waited for', async () => {
+    await assert.rejects(runProgram(['sleep', '60'], { limitMs: 50 }), TimeLimitError);
+    assert.equal(await runProgram(['sh', '-c', 'echo done; sleep 60 &']), 'done\n');
   });
 
   test('a program that fails carries what it printed', async () => {
