@@ -52,7 +52,7 @@ async function runOnce({ command, args, serverPid }: Contestant, run: Run): Prom
       '--invalidate=0',
       ...args,
     ],
-    run.signal,
+    { signal: run.signal },
   );
   return {
     figures: parseFio(output),
