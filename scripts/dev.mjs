@@ -15,6 +15,7 @@ const LAB_PACKAGES = {
   iproute2: 'has vdpa, which attaches devices',
   fio: 'measures and verifies block devices',
   nbdkit: 'serves disks over NBD, to compare with',
+  openssl: 'makes certificates to test with',
   'libnbd-bin': 'has nbdinfo and nbdcopy, clients to test with',
   kmod: 'loads modules in the machine',
   e2fsprogs: 'makes file systems',

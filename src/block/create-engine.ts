@@ -3,6 +3,7 @@ import type { AlignedPool } from '../memory/aligned-pool.js';
 import type { Reactor } from '../reactor/reactor.js';
 import { FileEngine } from './drivers/file-engine.js';
 import { LocalEngine } from './drivers/local-engine.js';
+import { NbdEngine } from './drivers/nbd-client/nbd-engine.js';
 import { NullEngine } from './drivers/null-engine.js';
 import { RawEngine } from './drivers/raw-engine.js';
 import { RbdEngine } from './drivers/rbd/rbd-engine.js';
@@ -26,6 +27,8 @@ export function createEngine(spec: EngineSpec, context: EngineContext): BlockEng
       return new NullEngine(spec, context.table, context.sink);
     case 'rbd':
       return new RbdEngine(spec, context.table, context.sink, context.reactor);
+    case 'nbd':
+      return new NbdEngine(spec, context.table, context.sink, context.reactor);
     case 'local':
       return new LocalEngine(spec.key, context.table, context.sink, context.reactor);
     case 'mirror': {

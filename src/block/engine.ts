@@ -4,6 +4,8 @@
  */
 
 import type { DirtyBitmapSpec } from './dirty-bitmap.js';
+import type { ConnectTarget } from './drivers/nbd-client/connector.js';
+import type { ExportTerms } from './drivers/nbd-client/export-terms.js';
 
 export const BlockOp = { READ: 0, WRITE: 1, FLUSH: 2, DISCARD: 3, WRITE_ZEROES: 4 } as const;
 export type BlockOp = (typeof BlockOp)[keyof typeof BlockOp];
@@ -74,6 +76,22 @@ export interface RbdEngineSpec {
   readonly ignoreDiscard: boolean;
 }
 
+/** A connection to an NBD server, one for each engine where the server allows that. */
+export interface NbdEngineSpec extends ExportTerms {
+  readonly kind: 'nbd';
+  /** The node's number in the process. */
+  readonly key: number;
+  readonly target: ConnectTarget;
+  /** What is written on one connection is seen and flushed on all (NBD_FLAG_CAN_MULTI_CONN). */
+  readonly multipleConnections: boolean;
+  /** How long requests wait for a server that went away. */
+  readonly reconnectDelayMs: number;
+  readonly noFlush: boolean;
+  readonly ignoreDiscard: boolean;
+  /** ParkedConnections' buffer. */
+  readonly parked: SharedArrayBuffer;
+}
+
 /** A part of another engine's disk. */
 export interface RawEngineSpec {
   readonly kind: 'raw';
@@ -105,6 +123,7 @@ export type EngineSpec =
   | FileEngineSpec
   | NullEngineSpec
   | LocalEngineSpec
+  | NbdEngineSpec
   | RawEngineSpec
   | MirrorEngineSpec
   | ThrottleEngineSpec;
@@ -116,4 +135,15 @@ export function needsMainThread(spec: EngineSpec): boolean {
     ('child' in spec && needsMainThread(spec.child)) ||
     (spec.kind === 'mirror' && spec.target !== undefined && needsMainThread(spec.target))
   );
+}
+
+/**
+ * What all queues of a node share that must therefore run on one thread, as an object to tell it by; undefined where
+ * they may run anywhere.
+ */
+export function sharedByQueues(spec: EngineSpec): object | undefined {
+  if (spec.kind === 'nbd') {
+    return spec.multipleConnections ? undefined : spec.parked;
+  }
+  return 'child' in spec ? sharedByQueues(spec.child) : undefined;
 }

@@ -3,6 +3,8 @@
  * is the engine that queue threads build from `engine`, which is plain data so that it crosses threads.
  */
 import type { Logger } from '../base/log.js';
+import type { TlsCredentials } from '../base/tls-credentials.js';
+import type { NbdServerAddress } from './drivers/nbd-client/nbd-address.js';
 import type { EngineSpec } from './engine.js';
 
 /** What a front-end may be offered. A missing ability becomes a missing feature bit. */
@@ -103,6 +105,23 @@ export interface MemoryNodeOptions extends CommonNodeOptions {
   readonly size: number;
 }
 
+export interface NbdNodeOptions extends CommonNodeOptions {
+  readonly driver: 'nbd';
+  readonly server: NbdServerAddress;
+  /** The default export, whose name is empty, when absent. */
+  readonly exportName?: string;
+  /** Id of the tls-creds object; without it nothing is encrypted. */
+  readonly tlsCreds?: string;
+  /** The name that the server's certificate must have; the server's host when absent. */
+  readonly tlsHostname?: string;
+  /** Seconds that requests wait for a server that went away, before they fail. 0, the default: none. */
+  readonly reconnectDelay?: number;
+  /** Seconds to try to connect when the node is opened. 0, the default: once. */
+  readonly openTimeout?: number;
+  /** Opens read-only what the server serves read-only, instead of failing. */
+  readonly autoReadOnly?: boolean;
+}
+
 /** A part of a disk, or all of it: no format, only where it begins and ends. */
 export interface RawNodeOptions extends CommonNodeOptions {
   readonly driver: 'raw';
@@ -167,6 +186,8 @@ export interface HttpNodeOptions extends CommonNodeOptions {
 export interface BlockServices {
   /** The bytes of a secret object. Throws NOT_FOUND. */
   secret(id: string): Uint8Array;
+  /** What a tls-creds object holds. Throws NOT_FOUND. Absent: there are none. */
+  tlsCredentials?(id: string): TlsCredentials;
   readonly logger: Logger;
 }
 
@@ -176,6 +197,7 @@ export type BlockNodeOptions =
   | FileNodeOptions
   | NullNodeOptions
   | MemoryNodeOptions
+  | NbdNodeOptions
   | RawNodeOptions
   | ThrottleNodeOptions;
 

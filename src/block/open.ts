@@ -3,6 +3,7 @@ import { VduseError } from '../base/errors.js';
 import { silentLogger } from '../base/log.js';
 import { openFileNode, openMemoryNode } from './drivers/file-node.js';
 import { openHttpNode } from './drivers/http/http-node.js';
+import { openNbdNode } from './drivers/nbd-client/nbd-node.js';
 import { openNullNode } from './drivers/null-node.js';
 import { openRawNode } from './drivers/raw-node.js';
 import { openRbdNode } from './drivers/rbd/rbd-node.js';
@@ -45,6 +46,8 @@ export async function openBlockNode(
       return openMemoryNode(options);
     case 'null-co':
       return openNullNode(options);
+    case 'nbd':
+      return openNbdNode(options, services);
     case 'raw':
       return openRawNode(options, children ?? ownChildren(services));
     case 'throttle':

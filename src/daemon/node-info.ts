@@ -64,6 +64,11 @@ function describe({ options, childNode, filename }: GraphNode): JsonObject {
       return { driver: options.driver, offset: options.offset, size: options.size, ...file };
     case 'throttle':
       return { driver: options.driver, 'throttle-group': options.throttleGroup, ...file };
+    case 'nbd': {
+      const { server, exportName, tlsCreds } = options;
+      const address = server.type === 'unix' ? { ...server } : { ...server, port: `${server.port}` };
+      return { driver: options.driver, server: address, export: exportName, 'tls-creds': tlsCreds };
+    }
     case 'file':
     case 'host_device':
       return { driver: options.driver, filename: options.filename };

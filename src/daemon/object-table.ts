@@ -1,5 +1,6 @@
 /** The objects that users create: iothreads, whose names exports refer to, and secrets. */
 import { VduseError } from '../base/errors.js';
+import type { TlsCredentials } from '../base/tls-credentials.js';
 import { ThrottleGroup } from '../block/throttle-group.js';
 import type { NamedThread } from '../device/queue-host.js';
 import { compact } from '../qmp/qapi.js';
@@ -9,6 +10,7 @@ import type { UserObject } from './options/object-options.js';
 export class ObjectTable {
   readonly #objects = new Map<string, UserObject>();
   readonly #throttleGroups = new Map<string, ThrottleGroup>();
+  readonly #credentials = new Map<string, TlsCredentials>();
 
   get objects(): readonly UserObject[] {
     return [...this.#objects.values()];
@@ -25,6 +27,12 @@ export class ObjectTable {
         'ALREADY_EXISTS',
         `attempt to add duplicate property '${object.id}' to object (type 'container')`,
         { hint: `there is an object with the id '${object.id}' already` },
+      );
+    }
+    if (object.type === 'tls-creds') {
+      this.#credentials.set(
+        object.id,
+        object.load((id) => this.secret(id)),
       );
     }
     this.#objects.set(object.id, object);
@@ -64,6 +72,20 @@ export class ObjectTable {
     return object.secret;
   }
 
+  /** What a tls-creds object holds. Throws NOT_FOUND. */
+  tlsCredentials(id: string): TlsCredentials {
+    if (!this.#objects.has(id)) {
+      throw new VduseError('NOT_FOUND', `No TLS credentials with id '${id}'`, {
+        hint: `create them before: --object tls-creds-x509,id=${id},endpoint=client,dir=...`,
+      });
+    }
+    const credentials = this.#credentials.get(id);
+    if (credentials === undefined) {
+      throw new VduseError('INVALID_ARGUMENT', `Object with id '${id}' is not TLS credentials`);
+    }
+    return credentials;
+  }
+
   delete(id: string, inUse: boolean): void {
     if (!this.#objects.has(id)) {
       throw new VduseError('NOT_FOUND', `object '${id}' not found`);
@@ -73,5 +95,6 @@ export class ObjectTable {
     }
     this.#objects.delete(id);
     this.#throttleGroups.delete(id);
+    this.#credentials.delete(id);
   }
 }

@@ -73,7 +73,11 @@ export class StorageDaemon {
   constructor(options: StorageDaemonOptions) {
     this.#logger = options.logger ?? silentLogger;
     this.#nbd = new NbdService(this.#logger);
-    const services = { secret: (id: string) => this.#objects.secret(id), logger: this.#logger };
+    const services: BlockServices = {
+      secret: (id) => this.#objects.secret(id),
+      tlsCredentials: (id) => this.#objects.tlsCredentials(id),
+      logger: this.#logger,
+    };
     this.#nodes = new NodeTable(
       (node, children) => options.openBlockNode(node, children, services),
       (id) => this.#objects.throttleGroup(id),

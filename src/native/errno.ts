@@ -23,7 +23,9 @@ export const Errno = {
   ENODATA: 61,
   ETIME: 62,
   EOPNOTSUPP: 95,
+  ECONNRESET: 104,
   ENOBUFS: 105,
+  ESHUTDOWN: 108,
   ETIMEDOUT: 110,
   ECANCELED: 125,
 } as const;

@@ -33,6 +33,7 @@ export const RwFlag = { DSYNC: 2 } as const;
 /** POLL_ADD's len: the poll stays armed after it fired. */
 export const pollMultishot = 1;
 export const pollIn = 1;
+export const pollOut = 4;
 
 const SYS_IO_URING_SETUP = 425;
 const SYS_IO_URING_ENTER = 426;

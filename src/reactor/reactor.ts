@@ -53,6 +53,7 @@ export class Reactor implements CompletionHandler {
   #wakeScheduled = false;
   #watcher: FdWatcher | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #sleepTimer: NodeJS.Timeout | undefined;
 
   constructor(options: ReactorOptions = {}) {
     this.ring = new IoUring(options.entries ?? defaultEntries);
@@ -125,6 +126,8 @@ export class Reactor implements CompletionHandler {
 
   detachFromEventLoop(): void {
     clearInterval(this.#timer);
+    clearTimeout(this.#sleepTimer);
+    this.#timer = undefined;
     this.#watcher?.close();
     this.#watcher = undefined;
   }
@@ -147,14 +150,26 @@ export class Reactor implements CompletionHandler {
 
   /** Turns until there is nothing to do, a bounded number of them: the event loop wants its share. */
   runUntilIdle(): void {
+    this.sleepMs = limits.sleepMsMax;
     for (let turn = 0; turn < turnsPerWake && !this.#stopped; turn++) {
       const worked = this.#turn();
       this.ring.submit();
       if (worked === 0 && !this.ring.hasCompletions() && !this.#prepareToSleep()) {
+        // What the sources asked to be woken by, which `run` submits with its sleep.
+        this.ring.submit();
+        this.#wakeInTime();
         return;
       }
     }
     this.wake();
+  }
+
+  /** The event loop does not sleep by itself as long as a source wants. */
+  #wakeInTime(): void {
+    clearTimeout(this.#sleepTimer);
+    if (this.sleepMs < limits.sleepMsMax && this.#timer !== undefined) {
+      this.#sleepTimer = setTimeout(this.#onWake, Math.ceil(this.sleepMs));
+    }
   }
 
   /** Closes the ring, once, and never inside a turn. The sources have ended what they had in flight. */

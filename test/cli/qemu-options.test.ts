@@ -243,7 +243,7 @@ describe('the command line', () => {
       [
         ['--blockdev', 'qcow2,node-name=a'],
         "--blockdev qcow2,node-name=a: Parameter 'driver' does not accept value 'qcow2'",
-        'supported: file, host_device, null-co, memory, rbd, http, https, raw, throttle',
+        'supported: file, host_device, null-co, memory, rbd, http, https, nbd, raw, throttle',
       ],
       [
         ['--export', 'fuse,id=e,node-name=a'],
@@ -258,7 +258,7 @@ describe('the command line', () => {
       [
         ['--object', 'filter-dump,id=a'],
         "--object filter-dump,id=a: Parameter 'qom-type' does not accept value 'filter-dump'",
-        'supported: iothread, secret, throttle-group',
+        'supported: iothread, secret, throttle-group, tls-creds-x509, tls-creds-psk',
       ],
       [['--nbd-server', 'addr.type=unix'], "--nbd-server addr.type=unix: Parameter 'addr.path' is missing"],
       [

@@ -8,6 +8,11 @@ const optionHelp = {
   --blockdev [driver=]null-co,node-name=<N>[,size=<bytes>]
              [,read-zeroes=on|off][,<common options>]
   --blockdev [driver=]memory,node-name=<N>,size=<bytes>[,<common options>]
+  --blockdev [driver=]nbd,node-name=<N>,server.type=unix,server.path=<path>
+             [,export=<name>][,tls-creds=<id>][,tls-hostname=<name>]
+             [,reconnect-delay=<s>][,open-timeout=<s>][,<common options>]
+  --blockdev [driver=]nbd,node-name=<N>,server.type=inet,server.host=<host>,
+             server.port=<port>[,...]
              common options: [,read-only=on|off][,discard=ignore|unmap]
              [,detect-zeroes=off|on|unmap][,cache.direct=on|off]
              [,cache.no-flush=on|off]
@@ -61,6 +66,11 @@ const optionHelp = {
   --object [qom-type=]secret,id=<id>,data=<text>|file=<path>
            [,format=raw|base64]
                          store a secret
+  --object tls-creds-x509,id=<id>,dir=<path>[,endpoint=client|server]
+           [,verify-peer=on|off][,passwordid=<id>]
+  --object tls-creds-psk,id=<id>,dir=<path>[,endpoint=client|server]
+           [,username=<name>]
+                         read TLS credentials
 `,
 } as const;
 

@@ -13,6 +13,7 @@ import {
   struct,
   variants,
 } from '../../qmp/qapi.js';
+import { nbdNodeOptions, toNbdNodeOptions } from './nbd-blockdev-options.js';
 import { httpShape, httpsShape, rbdShape, toHttpOptions, toRbdOptions } from './remote-blockdev-options.js';
 
 const common = (s: Scalars) => ({
@@ -43,6 +44,7 @@ const leaves = (s: Scalars) =>
     struct({ ...common(s), ...rbdShape(s) }),
     struct({ ...common(s), ...httpShape(s) }),
     struct({ ...common(s), ...httpsShape(s) }),
+    nbdNodeOptions(s, common(s)),
   ] as const;
 
 /** Nodes that work on another node. Their types are written out, for a type can't follow from itself. */
@@ -155,6 +157,8 @@ function toUnnamedOptions(options: BlockdevOptions): UnnamedNodeOptions {
       };
     case 'memory':
       return { ...common, driver: options.driver, size: options.size };
+    case 'nbd':
+      return { ...common, ...toNbdNodeOptions(options) };
     case 'throttle':
       return {
         ...common,

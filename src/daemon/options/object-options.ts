@@ -4,10 +4,12 @@ import { z } from 'zod';
 import { parseCpuList } from '../../base/cpu-list.js';
 import { errorMessage, VduseError } from '../../base/errors.js';
 import { limits } from '../../base/limits.js';
+import type { TlsCredentials } from '../../base/tls-credentials.js';
 import type { ThrottleLimits } from '../../block/throttle-group.js';
 import type { NamedThread } from '../../device/queue-host.js';
 import { choice, declare, struct, variants } from '../../qmp/qapi.js';
 import { throttleLimitsStruct, throttleProperties, toThrottleLimits } from './throttle-options.js';
+import { tlsObjectOptions, toTlsCredentials } from './tls-options.js';
 
 export const objectOptions = declare((s) =>
   variants('qom-type', [
@@ -37,6 +39,7 @@ export const objectOptions = declare((s) =>
       limits: throttleLimitsStruct(s).optional(),
       ...throttleProperties(s, 'x-'),
     }),
+    ...tlsObjectOptions(s),
   ]),
 );
 
@@ -45,7 +48,13 @@ type ObjectOptions = z.output<typeof objectOptions.json>;
 export type UserObject =
   | { readonly type: 'throttle-group'; readonly id: string; readonly limits: ThrottleLimits }
   | ({ readonly type: 'iothread'; readonly id: string } & Omit<NamedThread, 'name'>)
-  | { readonly type: 'secret'; readonly id: string; readonly secret: Buffer };
+  | { readonly type: 'secret'; readonly id: string; readonly secret: Buffer }
+  | {
+      readonly type: 'tls-creds';
+      readonly id: string;
+      /** Reads the files; `secret` finds what a secret object holds. */
+      readonly load: (secret: (id: string) => Uint8Array) => TlsCredentials;
+    };
 
 /** Throws INVALID_ARGUMENT, or SYSTEM_CALL when the secret's file can't be read. */
 export function toUserObject(options: ObjectOptions): UserObject {
@@ -55,7 +64,10 @@ export function toUserObject(options: ObjectOptions): UserObject {
   if (options['qom-type'] === 'throttle-group') {
     return { type: 'throttle-group', id: options.id, limits: toThrottleLimits(options) };
   }
-  return { type: 'secret', id: options.id, secret: readSecret(options) };
+  if (options['qom-type'] === 'secret') {
+    return { type: 'secret', id: options.id, secret: readSecret(options) };
+  }
+  return { type: 'tls-creds', id: options.id, load: (secret) => toTlsCredentials(options, secret) };
 }
 
 type IothreadOptions = Extract<ObjectOptions, { 'qom-type': 'iothread' }>;

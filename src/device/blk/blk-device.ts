@@ -2,7 +2,7 @@
 import { VduseError } from '../../base/errors.js';
 import { limits } from '../../base/limits.js';
 import type { Logger } from '../../base/log.js';
-import { needsMainThread } from '../../block/engine.js';
+import { needsMainThread, sharedByQueues } from '../../block/engine.js';
 import type { BlockNode } from '../../block/node.js';
 import type { MemoryRegion } from '../../memory/guest-memory.js';
 import { describeErrno } from '../../native/errno.js';
@@ -56,6 +56,8 @@ const rangeBytesMax = 1 << 30;
 const drainTimeoutMs = 3_600_000;
 /** No vendor of the PCI registry: VDUSE and vhost-user devices have none. */
 const vendorId = 0;
+
+const sharedHosts = new WeakMap<object, Promise<QueueHost>>();
 
 export class BlkDevice implements VirtioDevice {
   readonly deviceId = DeviceId.BLOCK;
@@ -282,8 +284,24 @@ export class BlkDevice implements VirtioDevice {
     if (needsMainThread(this.#node.engine)) {
       return new Array<QueueHost>(this.queueCount).fill(this.#hosts.local());
     }
+    const shared = sharedByQueues(this.#node.engine);
+    if (shared !== undefined) {
+      return new Array<QueueHost>(this.queueCount).fill(await this.#sharedHost(shared));
+    }
     this.#threads ??= await this.#hosts.assign(this.queueCount, this.#namedThreads);
     return this.#threads;
+  }
+
+  /** The one host for all queues on what they share, other devices' included. */
+  #sharedHost(shared: object): Promise<QueueHost> {
+    let host = sharedHosts.get(shared);
+    if (host === undefined) {
+      host = this.#hosts.assign(1, this.#namedThreads).then(([only]) => only);
+      sharedHosts.set(shared, host);
+      // Whoever comes next may try again.
+      host.catch(() => sharedHosts.delete(shared));
+    }
+    return host;
   }
 
   async #startQueues(activation: Activation): Promise<void> {

@@ -1,0 +1,438 @@
+// Hot file: synchronous, no allocation per request, no throw.
+/**
+ * One connection to an NBD server and its life: requests that come while there is none are held, and sent when there
+ * is one again; what was under way when it broke is sent again. Data is received and sent by calls that do not wait,
+ * when the ring says that the socket is ready, so nothing but these calls ever touches guest memory.
+ */
+import { VduseError } from '../../../base/errors.js';
+import { Errno } from '../../../native/errno.js';
+import { pollIn, pollOut, RingOp } from '../../../native/io-uring.js';
+import { closeSocket } from '../../../native/stream-socket.js';
+import type { EventSource, Reactor } from '../../../reactor/reactor.js';
+import type { NbdEngineSpec } from '../../engine.js';
+import { type ConnectorSink, NbdConnector } from './connector.js';
+import { isCompatible } from './export-terms.js';
+import type { NbdExportInfo } from './handshake.js';
+import { ParkedConnections } from './parked-connections.js';
+import { ReceiveResult, ReplyReader } from './reply-reader.js';
+import { RequestSender } from './request-sender.js';
+import { type WireClient, WireClients } from './wire-clients.js';
+import { WireState } from './wire-requests.js';
+
+const Phase = {
+  /** No connection, and nobody who needs one: the next request tries. */
+  DOWN: 0,
+  CONNECTING: 1,
+  /** Between two attempts. */
+  WAITING: 2,
+  READY: 3,
+  /** The server broke the protocol: it is not spoken to again. */
+  BROKEN: 4,
+} as const;
+
+/** How long requests wait for a connection that was never there, or that was closed by ourselves. */
+const firstHoldMs = 10_000;
+const retryMsMin = 100;
+const retryMsMax = 5000;
+/** Half a reply, or half a request, and then nothing. */
+const stallMs = 60_000;
+// Tokens of ring entries: one of these below the number of the connection.
+const tokenIn = 0;
+const tokenOut = 1;
+const tokenKinds = 2;
+
+/** Connections that engines of one thread share, by the key of their node. */
+const shared = new Map<number, NbdConnection>();
+
+export class NbdConnection implements EventSource, ConnectorSink {
+  readonly #spec: NbdEngineSpec;
+  readonly #reactor: Reactor;
+  readonly #source: number;
+  readonly #parked: ParkedConnections;
+  readonly #connector: NbdConnector;
+  readonly #clients = new WireClients();
+  readonly #sender = new RequestSender(this.#clients);
+  readonly #reader = new ReplyReader(this.#clients);
+  #phase: number = Phase.DOWN;
+  #closed = false;
+  #fd = -1;
+  /** Counts connections, so that late completions of an old one are told from the new one's. */
+  #epoch = 0;
+  #waitsIn = false;
+  #waitsOut = false;
+  /** The socket was looked at a moment ago: the next look can wait for a turn. */
+  #looked = false;
+  #more = false;
+  /** Until when requests are held; attempts go on until then. */
+  #holdUntilMs = 0;
+  #retries = false;
+  #retryAtMs = 0;
+  #retryMs = retryMsMin;
+  #completedBefore = 0;
+  #stalledAtMs = 0;
+  #stalledBytes = 0;
+  #progress = 0;
+
+  /**
+   * The connection for one more engine: a new one, or the one that all engines of the node share. Throws BUSY where
+   * there may be one only and another thread has it.
+   */
+  static attach(spec: NbdEngineSpec, reactor: Reactor): NbdConnection {
+    if (spec.multipleConnections) {
+      return new NbdConnection(spec, reactor);
+    }
+    let connection = shared.get(spec.key);
+    if (connection === undefined) {
+      if (!new ParkedConnections(spec.parked).claim()) {
+        throw new VduseError(
+          'BUSY',
+          'the NBD server keeps several connections apart (it has no CAN_MULTI_CONN), and another thread has the one there may be',
+          {
+            hint: 'Use the node for one export only, or start the server so that it allows several connections.',
+          },
+        );
+      }
+      connection = new NbdConnection(spec, reactor);
+      shared.set(spec.key, connection);
+    }
+    return connection;
+  }
+
+  private constructor(spec: NbdEngineSpec, reactor: Reactor) {
+    this.#spec = spec;
+    this.#reactor = reactor;
+    this.#parked = new ParkedConnections(spec.parked);
+    this.#connector = new NbdConnector(reactor, spec.target, this);
+    this.#source = reactor.add(this);
+    const parked = this.#parked.take();
+    if (parked !== undefined) {
+      this.#onReady(parked.fd, parked.structuredReplies);
+      // The server may have gone while nobody listened.
+      this.#receive();
+    } else {
+      this.#beginHold(performance.now() + Math.max(firstHoldMs, spec.reconnectDelayMs));
+      this.#connect();
+    }
+  }
+
+  /** Returns the client's number, which is the upper half of its requests'. */
+  add(client: WireClient): number {
+    const index = this.#clients.add(client);
+    this.#sender.reserve(this.#clients.slots);
+    return index;
+  }
+
+  /** Takes a client away that has nothing under way; the connection ends with the last. */
+  remove(index: number): void {
+    this.#clients.remove(index);
+    if (this.#clients.count === 0) {
+      this.#close();
+    }
+  }
+
+  /** Sends a request with the turn's others, or holds it; it may end at once. */
+  submit(id: number): void {
+    if (this.#phase === Phase.READY) {
+      this.#sender.add(id);
+      return;
+    }
+    if (this.#phase === Phase.BROKEN) {
+      this.#clients.end(id, -Errno.EIO);
+      return;
+    }
+    this.#clients.requests(id).state[id & 0xffff] = WireState.HELD;
+    if (this.#phase === Phase.DOWN) {
+      this.#tryOnce(id);
+    }
+  }
+
+  /** Ends all requests of a client at once. What the server knows of costs the connection. */
+  cancel(index: number, requests: WireClient['requests']): void {
+    let known = false;
+    for (let slot = 0; slot < requests.capacity; slot++) {
+      known ||= requests.state[slot] >= WireState.SENDING;
+    }
+    if (known) {
+      this.#disconnect();
+    } else {
+      this.#sender.removeAll(index);
+    }
+    for (let slot = 0; slot < requests.capacity; slot++) {
+      if (requests.state[slot] !== WireState.IDLE) {
+        this.#clients.end(((index << 16) | slot) >>> 0, -Errno.ECANCELED);
+      }
+    }
+    if (known && !this.#closed) {
+      this.#beginHold(performance.now() + Math.max(firstHoldMs, this.#spec.reconnectDelayMs));
+      this.#connect();
+    }
+  }
+
+  // EventSource
+
+  poll(): number {
+    if (this.#phase === Phase.READY) {
+      return this.#look() + (this.#canSend ? 1 : 0);
+    }
+    if (this.#phase === Phase.CONNECTING || this.#phase === Phase.WAITING) {
+      this.#checkTime(performance.now());
+    }
+    return 0;
+  }
+
+  publish(): void {
+    if (this.#canSend) {
+      this.#send();
+    }
+  }
+
+  prepareToSleep(): boolean {
+    if (this.#phase === Phase.READY) {
+      if (!this.#waitsIn) {
+        this.#waitsIn = true;
+        this.#wait(pollIn, tokenIn);
+      }
+      this.#checkStall();
+    } else if (this.#phase === Phase.CONNECTING || this.#phase === Phase.WAITING) {
+      const now = performance.now();
+      const next = this.#phase === Phase.WAITING ? this.#retryAtMs : this.#holdUntilMs;
+      const left = Math.max(0, Math.min(next, this.#holdUntilMs) - now);
+      this.#reactor.sleepMs = Math.min(this.#reactor.sleepMs, left);
+    }
+    return this.#canSend;
+  }
+
+  onCompletion(token: number): void {
+    if (this.#closed || Math.floor(token / tokenKinds) !== this.#epoch % epochs) {
+      return;
+    }
+    if (token % tokenKinds === tokenOut) {
+      this.#waitsOut = false;
+      return;
+    }
+    this.#waitsIn = false;
+    this.#receive();
+  }
+
+  // ConnectorSink
+
+  onConnected(fd: number, info: NbdExportInfo): void {
+    if (isCompatible(info, this.#spec)) {
+      this.#onReady(fd, info.structuredReplies);
+    } else {
+      closeSocket(fd);
+      this.onConnectFailed();
+    }
+  }
+
+  onConnectFailed(_error?: VduseError): void {
+    const now = performance.now();
+    this.#retryAtMs = now + this.#retryMs;
+    this.#retryMs = Math.min(this.#retryMs * 2, retryMsMax);
+    if (this.#retries && this.#retryAtMs < this.#holdUntilMs) {
+      this.#phase = Phase.WAITING;
+    } else if (this.#retries && now < this.#holdUntilMs) {
+      this.#phase = Phase.WAITING;
+      this.#retryAtMs = this.#holdUntilMs;
+    } else {
+      this.#giveUp();
+    }
+  }
+
+  #onReady(fd: number, structuredReplies: boolean): void {
+    this.#fd = fd;
+    this.#epoch++;
+    this.#phase = Phase.READY;
+    this.#waitsIn = false;
+    this.#waitsOut = false;
+    this.#more = false;
+    this.#reader.reset(structuredReplies);
+    this.#clients.eachHeld(this.#resend);
+  }
+
+  get #canSend(): boolean {
+    return this.#phase === Phase.READY && !this.#waitsOut && !this.#sender.isEmpty;
+  }
+
+  readonly #resend = (id: number): void => this.#sender.add(id);
+
+  readonly #refuse = (id: number): void => this.#clients.end(id, -Errno.EIO);
+
+  /** Looks whether the socket has something, without asking the ring first, every other turn. */
+  #look(): number {
+    if (this.#more) {
+      this.#receive();
+      return 1;
+    }
+    if (this.#waitsIn || this.#clients.onWire === 0) {
+      return 0;
+    }
+    if (!this.#looked) {
+      this.#looked = true;
+      return 0;
+    }
+    const { completed } = this.#clients;
+    this.#receive();
+    return this.#clients.completed - completed;
+  }
+
+  #send(): void {
+    const result = this.#sender.send(this.#fd);
+    this.#progress++;
+    this.#looked = false;
+    if (result === -Errno.EAGAIN) {
+      this.#waitsOut = true;
+      this.#wait(pollOut, tokenOut);
+    } else if (result < 0) {
+      this.#onLost();
+    }
+  }
+
+  #receive(): void {
+    const result = this.#reader.receive(this.#fd);
+    this.#progress++;
+    this.#looked = false;
+    this.#more = result === ReceiveResult.MORE;
+    if (this.#phase !== Phase.READY) {
+      return;
+    }
+    if (result === ReceiveResult.VIOLATED) {
+      this.#break();
+    } else if (result < 0 || result === ReceiveResult.CLOSED || this.#reader.shuttingDown) {
+      this.#onLost();
+    }
+  }
+
+  #wait(events: number, kind: number): void {
+    const token = (this.#epoch % epochs) * tokenKinds + kind;
+    this.#reactor.ring.prepare(RingOp.POLL_ADD, this.#fd, 0, 0, 0, events, 0, this.#source, token);
+  }
+
+  /** The connection broke by itself. */
+  #onLost(): void {
+    const now = performance.now();
+    this.#disconnect();
+    // A server that takes connections and answers nothing is not waited for again and again.
+    const answered = this.#clients.completed !== this.#completedBefore;
+    this.#completedBefore = this.#clients.completed;
+    if (answered || now >= this.#holdUntilMs) {
+      this.#beginHold(now + this.#spec.reconnectDelayMs);
+    }
+    if (this.#spec.reconnectDelayMs === 0) {
+      this.#giveUp();
+    } else if (answered) {
+      this.#retryMs = retryMsMin;
+      this.#connect();
+    } else {
+      this.onConnectFailed();
+    }
+  }
+
+  #break(): void {
+    this.#disconnect();
+    this.#phase = Phase.BROKEN;
+    this.#clients.eachHeld(this.#refuse);
+  }
+
+  /** Nobody is connected any more; all requests are held. */
+  #disconnect(): void {
+    if (this.#fd >= 0) {
+      this.#forgetWaits();
+      closeSocket(this.#fd);
+      this.#fd = -1;
+    }
+    this.#phase = Phase.DOWN;
+    this.#reader.stop();
+    this.#sender.reset();
+    this.#clients.holdAll();
+  }
+
+  #forgetWaits(): void {
+    const base = (this.#epoch % epochs) * tokenKinds;
+    const { ring } = this.#reactor;
+    if (this.#waitsIn) {
+      ring.prepareCancel({ source: this.#source, token: base + tokenIn }, this.#source, tokenIgnored);
+    }
+    if (this.#waitsOut) {
+      ring.prepareCancel({ source: this.#source, token: base + tokenOut }, this.#source, tokenIgnored);
+    }
+    this.#waitsIn = false;
+    this.#waitsOut = false;
+    this.#epoch++;
+  }
+
+  #beginHold(untilMs: number): void {
+    this.#holdUntilMs = untilMs;
+    this.#retries = true;
+  }
+
+  #connect(): void {
+    this.#phase = Phase.CONNECTING;
+    this.#connector.start(Math.max(1, this.#holdUntilMs - performance.now()));
+  }
+
+  /** A request came and nobody is connected: one attempt for it, unless the last one failed just now. */
+  #tryOnce(id: number): void {
+    const now = performance.now();
+    if (now < this.#retryAtMs) {
+      this.#clients.end(id, -Errno.EIO);
+      return;
+    }
+    this.#holdUntilMs = now + firstHoldMs;
+    this.#retries = false;
+    this.#retryMs = retryMsMin;
+    this.#connect();
+  }
+
+  #checkTime(now: number): void {
+    if (now >= this.#holdUntilMs) {
+      this.#connector.abort();
+      this.#retryAtMs = now + retryMsMin;
+      this.#giveUp();
+    } else if (this.#phase === Phase.WAITING && now >= this.#retryAtMs) {
+      this.#connect();
+    }
+  }
+
+  #giveUp(): void {
+    this.#phase = Phase.DOWN;
+    this.#clients.eachHeld(this.#refuse);
+  }
+
+  #checkStall(): void {
+    if (!this.#reader.isInMiddle && !this.#sender.isInMiddle) {
+      this.#stalledAtMs = 0;
+      return;
+    }
+    const now = performance.now();
+    if (this.#stalledAtMs === 0 || this.#stalledBytes !== this.#progress) {
+      this.#stalledBytes = this.#progress;
+      this.#stalledAtMs = now;
+    } else if (now - this.#stalledAtMs > stallMs) {
+      this.#onLost();
+    }
+  }
+
+  #close(): void {
+    this.#closed = true;
+    if (this.#phase === Phase.READY && !this.#reader.isInMiddle && this.#clients.onWire === 0) {
+      const { structured } = this.#reader;
+      this.#forgetWaits();
+      this.#parked.park({ fd: this.#fd, structuredReplies: structured });
+      this.#fd = -1;
+    }
+    this.#disconnect();
+    this.#connector.close();
+    this.#reactor.remove(this.#source);
+    this.#sender.close();
+    this.#reader.close();
+    if (!this.#spec.multipleConnections) {
+      shared.delete(this.#spec.key);
+      this.#parked.unclaim();
+    }
+  }
+}
+
+/** Numbers of connections that tokens tell apart. */
+const epochs = 0x4000_0000;
+const tokenIgnored = 0xffff_ffff;
