@@ -28,7 +28,8 @@ const optionHelp = {
   --export [type=]vduse-blk,id=<id>,node-name=<N>,name=<device name>
            [,writable=on|off][,num-queues=<count>][,queue-size=<size>]
            [,logical-block-size=<bytes>][,serial=<serial number>]
-           [,iothread=<id>][,poll-us=<n>][,irq-affinity=<list>][,attach=virtio|vhost]
+           [,iothread=<id>][,poll-us=<n>][,irq-affinity=<list>]
+           [,attach=virtio|vhost]
                          serve the block node as the VDUSE device
                          /dev/vduse/<device name>; vduse-id=<number> in place
                          of name= means the number as the name
