@@ -59,6 +59,23 @@ export async function startServer(command: readonly string[], sockets: readonly 
 /** A program that has not come to its end in time. */
 export class TimeLimitError extends Error {}
 
+function childrenOf(pid: number): number[] {
+  try {
+    return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
+  } catch {
+    // It has ended.
+    return [];
+  }
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch {
+    // Gone already.
+  }
+}
+
 /**
  * Runs a program to its end and gives its standard output. A run that is aborted, that takes too long or that fails
  * ends all that it has started.
@@ -69,14 +86,11 @@ export async function runProgram(
 ): Promise<string> {
   signal?.throwIfAborted();
   const [program, ...args] = command;
-  // A process group of its own, so that the processes that fio forks can be ended with it, whatever they sleep on.
+  // A process group of its own, to end what it starts. fio's processes make sessions of their own, so its children are
+  // looked up too.
   const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], detached: true });
   const end = (): void => {
-    try {
-      if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL');
-    } catch {
-      // The group is gone already.
-    }
+    if (child.pid !== undefined) for (const pid of [...childrenOf(child.pid), -child.pid]) kill(pid);
   };
   let late = false;
   const limit = setTimeout(() => {

@@ -195,7 +195,7 @@ describe('processes', () => {
 
   test('a program that is aborted ends with all that it has started', async () => {
     const path = join(folder, 'pid');
-    const script = `sleep 60 & echo $! > ${path}.new; mv ${path}.new ${path}; wait`;
+    const script = `setsid sleep 60 & echo $! > ${path}.new; mv ${path}.new ${path}; wait`;
     const abort = new AbortController();
     const running = runProgram(['sh', '-c', script], { signal: abort.signal });
     while (!existsSync(path)) await sleep(10);
