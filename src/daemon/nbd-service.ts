@@ -107,7 +107,13 @@ export class NbdService {
     if (this.#server !== undefined) {
       throw new VduseError('ALREADY_EXISTS', 'NBD server already running');
     }
-    const { maxConnections = 0 } = request;
+    const { maxConnections = 0, tlsCreds, tlsAuthz } = request;
+    if (tlsCreds !== undefined || tlsAuthz !== undefined) {
+      // Serving without what was asked for would show everybody what is meant for some.
+      throw new VduseError('NOT_SUPPORTED', 'The NBD server does not speak TLS', {
+        hint: 'leave tls-creds and tls-authz out, and use a Unix socket or a tunnel',
+      });
+    }
     const server = new NbdServer({
       logger: this.#logger,
       limits: { connectionsMax: maxConnections === 0 ? connectionsMax : maxConnections },

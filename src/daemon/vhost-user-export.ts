@@ -3,7 +3,7 @@ import { VduseError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
 import { BlkDevice } from '../device/blk/blk-device.js';
 import type { QueueHosts } from '../device/queue-host.js';
-import type { DeviceStatistics } from '../device/statistics.js';
+import type { DeviceStatistics, SharedDeviceState } from '../device/statistics.js';
 import { type VhostUserAddress, VhostUserTransport } from '../transport/vhost-user/vhost-user-transport.js';
 import type { BlockExport, VhostUserBlkExportOptions } from './block-export.js';
 
@@ -67,6 +67,10 @@ class VhostUserBlkExportImplementation implements VhostUserBlkExport {
 
   get connected(): boolean {
     return this.#transport.connected;
+  }
+
+  get counters(): SharedDeviceState {
+    return this.#device.counters;
   }
 
   get statistics(): DeviceStatistics {

@@ -264,7 +264,7 @@ describe('the command line', () => {
       [
         ['--nbd-server', 'addr.type=inet,addr.host=0.0.0.0,addr.port=1'],
         "--nbd-server addr.type=inet,addr.host=0.0.0.0,addr.port=1: NBD server: host '0.0.0.0' is not a loopback address",
-        'whoever reaches the server can read and write: give it tls-creds, or use a Unix socket or 127.0.0.1',
+        'whoever reaches the server can read and write: use a Unix socket, or 127.0.0.1 and a tunnel',
       ],
       [
         ['--nbd-server', 'addr.type=inet,addr.host=localhost,addr.port=http'],

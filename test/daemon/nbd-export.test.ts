@@ -122,6 +122,12 @@ describe('the export type nbd', () => {
     await fail('blockdev-del', { 'node-name': 'm' }, 'Node m is in use');
   });
 
+  it('is not served at all where TLS was asked for, which it does not speak', async () => {
+    const start = { ...unixServer(), 'tls-creds': 'tls0' };
+    await fail('nbd-server-start', start, 'The NBD server does not speak TLS');
+    await fail('nbd-server-stop', {}, 'NBD server not running');
+  });
+
   it('ends only hard while clients use it', async () => {
     await succeed('nbd-server-start', unixServer());
     await succeed('block-export-add', nbdExport());

@@ -41,9 +41,9 @@ export function toNbdServerRequest(options: z.output<typeof nbdServerOptions.jso
   const tlsCreds = options['tls-creds'];
   const tlsAuthz = options['tls-authz'];
   const maxConnections = options['max-connections'];
-  if (address.type === 'inet' && !isLoopback(address.host) && tlsCreds === undefined) {
+  if (address.type === 'inet' && !isLoopback(address.host)) {
     throw new VduseError('NOT_SUPPORTED', `NBD server: host '${address.host}' is not a loopback address`, {
-      hint: 'whoever reaches the server can read and write: give it tls-creds, or use a Unix socket or 127.0.0.1',
+      hint: 'whoever reaches the server can read and write: use a Unix socket, or 127.0.0.1 and a tunnel',
     });
   }
   return {
