@@ -8,6 +8,7 @@ import { NullEngine } from './drivers/null-engine.js';
 import { RawEngine } from './drivers/raw-engine.js';
 import { RbdEngine } from './drivers/rbd/rbd-engine.js';
 import type { BlockCompletionSink, BlockEngine, EngineSpec } from './engine.js';
+import { FaultEngine } from './filters/fault-engine.js';
 import { MirrorEngine } from './filters/mirror-engine.js';
 import { ThrottleEngine } from './filters/throttle-engine.js';
 import type { RequestTable } from './request-table.js';
@@ -42,6 +43,8 @@ export function createEngine(spec: EngineSpec, context: EngineContext): BlockEng
     }
     case 'throttle':
       return new ThrottleEngine(spec, context, createEngine(spec.child, context));
+    case 'fault':
+      return new FaultEngine(spec, context, (sink) => createEngine(spec.child, { ...context, sink }));
     case 'raw':
       return new RawEngine(spec, context.table, context.sink, createEngine(spec.child, context));
   }

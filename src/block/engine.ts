@@ -6,6 +6,7 @@
 import type { DirtyBitmapSpec } from './dirty-bitmap.js';
 import type { ConnectTarget } from './drivers/nbd-client/connector.js';
 import type { ExportTerms } from './drivers/nbd-client/export-terms.js';
+import type { FaultRule } from './filters/fault-engine.js';
 
 export const BlockOp = { READ: 0, WRITE: 1, FLUSH: 2, DISCARD: 3, WRITE_ZEROES: 4 } as const;
 export type BlockOp = (typeof BlockOp)[keyof typeof BlockOp];
@@ -118,6 +119,14 @@ export interface ThrottleEngineSpec {
   readonly child: EngineSpec;
 }
 
+/** Fails by rules, for tests. */
+export interface FaultEngineSpec {
+  readonly kind: 'fault';
+  readonly seed: number;
+  readonly rules: readonly FaultRule[];
+  readonly child: EngineSpec;
+}
+
 export type EngineSpec =
   | RbdEngineSpec
   | FileEngineSpec
@@ -126,7 +135,8 @@ export type EngineSpec =
   | NbdEngineSpec
   | RawEngineSpec
   | MirrorEngineSpec
-  | ThrottleEngineSpec;
+  | ThrottleEngineSpec
+  | FaultEngineSpec;
 
 /** Whether the engine, or one below it, lives on the main thread. */
 export function needsMainThread(spec: EngineSpec): boolean {

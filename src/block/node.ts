@@ -191,6 +191,30 @@ export interface BlockServices {
   readonly logger: Logger;
 }
 
+/** When the filter `fault` strikes, and how. */
+export interface FaultRuleOptions {
+  readonly on?: 'any' | 'read' | 'write' | 'flush' | 'discard' | 'write-zeroes';
+  /** `late-error`: done, and an error all the same. `disconnect`: all requests wait from then on, for `delayMs`. */
+  readonly effect: 'error' | 'delay' | 'late-error' | 'disconnect';
+  /** Positive; EIO when absent. */
+  readonly errno?: number;
+  readonly delayMs?: number;
+  /** One in so many requests of the kind, by the seed; each when absent. */
+  readonly oneIn?: number;
+  /** Requests of the kind that pass first, on each queue. */
+  readonly after?: number;
+  /** How often the rule strikes, on each queue; always when absent. */
+  readonly times?: number;
+}
+
+/** A disk that fails as it is told to, for tests. */
+export interface FaultNodeOptions extends CommonNodeOptions {
+  readonly driver: 'fault';
+  readonly file: NodeReference;
+  readonly seed?: number;
+  readonly rules?: readonly FaultRuleOptions[];
+}
+
 export type BlockNodeOptions =
   | RbdNodeOptions
   | HttpNodeOptions
@@ -199,7 +223,8 @@ export type BlockNodeOptions =
   | MemoryNodeOptions
   | NbdNodeOptions
   | RawNodeOptions
-  | ThrottleNodeOptions;
+  | ThrottleNodeOptions
+  | FaultNodeOptions;
 
 type Unnamed<T> = T extends unknown ? Omit<T, 'nodeName'> & { readonly nodeName?: string } : never;
 

@@ -7,6 +7,7 @@ import { openNbdNode } from './drivers/nbd-client/nbd-node.js';
 import { openNullNode } from './drivers/null-node.js';
 import { openRawNode } from './drivers/raw-node.js';
 import { openRbdNode } from './drivers/rbd/rbd-node.js';
+import { openFaultNode } from './filters/fault-node.js';
 import { openThrottleNode } from './filters/throttle-node.js';
 import type { BlockNode, BlockNodeOptions, BlockServices, ChildOpener } from './node.js';
 
@@ -52,6 +53,8 @@ export async function openBlockNode(
       return openRawNode(options, children ?? ownChildren(services));
     case 'throttle':
       return openThrottleNode(options, children ?? ownChildren(services));
+    case 'fault':
+      return openFaultNode(options, children ?? ownChildren(services));
     case 'http':
     case 'https':
       return openHttpNode(options, services);

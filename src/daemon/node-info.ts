@@ -62,6 +62,8 @@ function describe({ options, childNode, filename }: GraphNode): JsonObject {
       return { driver: options.driver, size: options.size };
     case 'raw':
       return { driver: options.driver, offset: options.offset, size: options.size, ...file };
+    case 'fault':
+      return { driver: options.driver, seed: options.seed, ...file };
     case 'throttle':
       return { driver: options.driver, 'throttle-group': options.throttleGroup, ...file };
     case 'nbd': {

@@ -243,7 +243,7 @@ describe('the command line', () => {
       [
         ['--blockdev', 'qcow2,node-name=a'],
         "--blockdev qcow2,node-name=a: Parameter 'driver' does not accept value 'qcow2'",
-        'supported: file, host_device, null-co, memory, rbd, http, https, nbd, raw, throttle',
+        'supported: file, host_device, null-co, memory, rbd, http, https, nbd, raw, fault, throttle',
       ],
       [
         ['--export', 'fuse,id=e,node-name=a'],

@@ -1,7 +1,7 @@
 /** QEMU's raw: a disk without a format, or a part of one. */
 import { VduseError } from '../../base/errors.js';
 import type { EngineSpec } from '../engine.js';
-import type { BlockFeatures, BlockNode, ChildOpener, RawNodeOptions } from '../node.js';
+import type { BlockFeatures, BlockNode, BlockNodeListener, ChildOpener, RawNodeOptions } from '../node.js';
 
 const sectorBytes = 512;
 
@@ -107,6 +107,10 @@ class RawNode implements BlockNode {
       throw new VduseError('NOT_SUPPORTED', 'Cannot resize fixed-size raw disks');
     }
     await this.child.resize(size + (this.#options.offset ?? 0));
+  }
+
+  watch(listener: BlockNodeListener): void {
+    this.child.watch?.(listener);
   }
 
   async reopen(options: RawNodeOptions, children: ChildOpener): Promise<BlockNode> {

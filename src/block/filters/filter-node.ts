@@ -1,6 +1,6 @@
 /** A node that is its child but for an engine of its own around the child's. */
 import type { EngineSpec } from '../engine.js';
-import type { BlockFeatures, BlockNode, BlockNodeOptions, ChildOpener } from '../node.js';
+import type { BlockFeatures, BlockNode, BlockNodeListener, BlockNodeOptions, ChildOpener } from '../node.js';
 
 export interface FilterKind {
   wrap(child: EngineSpec): EngineSpec;
@@ -52,6 +52,10 @@ export class FilterNode implements BlockNode {
 
   resize(size: number): Promise<void> {
     return this.child.resize(size);
+  }
+
+  watch(listener: BlockNodeListener): void {
+    this.child.watch?.(listener);
   }
 
   async reopen(options: BlockNodeOptions, children: ChildOpener): Promise<BlockNode> {

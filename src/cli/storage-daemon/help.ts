@@ -13,6 +13,10 @@ const optionHelp = {
              [,reconnect-delay=<s>][,open-timeout=<s>][,<common options>]
   --blockdev [driver=]nbd,node-name=<N>,server.type=inet,server.host=<host>,
              server.port=<port>[,...]
+  --blockdev [driver=]raw,node-name=<N>,file=<node>[,offset=<bytes>]
+             [,size=<bytes>][,<common options>]
+  --blockdev [driver=]throttle,node-name=<N>,file=<node>,throttle-group=<id>
+             [,<common options>]
              common options: [,read-only=on|off][,discard=ignore|unmap]
              [,detect-zeroes=off|on|unmap][,cache.direct=on|off]
              [,cache.no-flush=on|off]

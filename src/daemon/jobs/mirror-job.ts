@@ -161,13 +161,16 @@ export class MirrorWork implements JobWork {
   /** Makes both sides equal while the users stand still, and moves them, unless the job was only to stop. */
   commit(): Promise<void> {
     return this.#switch(async () => {
+      const { source, target } = this.#options;
+      if (source.size !== this.#bitmap.size) {
+        throw new VduseError('ABORTED', `the size of node '${source.nodeName}' has changed meanwhile`);
+      }
       this.#copier.speed = 0;
       do {
         await this.#copier.run();
       } while (this.#bitmap.count() > 0);
       await this.#copier.flush();
       this.#count();
-      const { source, target } = this.#options;
       source.interpose(undefined);
       if (this.#job?.isStopped === true) {
         return;

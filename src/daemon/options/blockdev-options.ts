@@ -1,7 +1,12 @@
 /** Block nodes as --blockdev and blockdev-add write them (QEMU: qapi/block-core.json, BlockdevOptions). */
 import { z } from 'zod';
 import { VduseError } from '../../base/errors.js';
-import type { BlockNodeOptions, NodeReference, UnnamedNodeOptions } from '../../block/node.js';
+import type {
+  BlockNodeOptions,
+  FaultRuleOptions,
+  NodeReference,
+  UnnamedNodeOptions,
+} from '../../block/node.js';
 import {
   choice,
   compact,
@@ -47,6 +52,18 @@ const leaves = (s: Scalars) =>
     nbdNodeOptions(s, common(s)),
   ] as const;
 
+/** When and how the filter for tests fails. */
+const faultRule = (s: Scalars) =>
+  struct({
+    on: choice('any', 'read', 'write', 'flush', 'discard', 'write-zeroes').optional(),
+    effect: choice('error', 'delay', 'late-error', 'disconnect'),
+    errno: s.uint16.optional(),
+    'delay-ms': s.uint32.optional(),
+    'one-in': s.uint32.optional(),
+    after: s.uint32.optional(),
+    times: s.uint32.optional(),
+  });
+
 /** Nodes that work on another node. Their types are written out, for a type can't follow from itself. */
 const filters = (s: Scalars) => {
   const child = nameOr<BlockdevOptions>('BlockdevRef', () =>
@@ -59,6 +76,13 @@ const filters = (s: Scalars) => {
       offset: s.size.optional(),
       size: s.size.optional(),
       file: child,
+    }),
+    struct({
+      driver: z.literal('fault'),
+      ...common(s),
+      file: child,
+      seed: s.uint32.optional(),
+      rules: z.array(faultRule(s)).optional(),
     }),
     struct({ driver: z.literal('throttle'), ...common(s), 'throttle-group': s.str, file: child }),
   ] as const;
@@ -77,13 +101,20 @@ interface RawOptions extends CommonOptions {
   readonly file: BlockdevRef;
 }
 
+interface FaultOptions extends CommonOptions {
+  readonly driver: 'fault';
+  readonly file: BlockdevRef;
+  readonly seed?: number | undefined;
+  readonly rules?: readonly z.output<ReturnType<typeof faultRule>>[] | undefined;
+}
+
 interface ThrottleOptions extends CommonOptions {
   readonly driver: 'throttle';
   readonly 'throttle-group': string;
   readonly file: BlockdevRef;
 }
 
-export type BlockdevOptions = LeafOptions | RawOptions | ThrottleOptions;
+export type BlockdevOptions = LeafOptions | RawOptions | FaultOptions | ThrottleOptions;
 
 export const blockdevOptions: Declaration<BlockdevOptions> = declare(
   (s): z.ZodType<BlockdevOptions> => variants('driver', [...leaves(s), ...filters(s)]),
@@ -159,6 +190,13 @@ function toUnnamedOptions(options: BlockdevOptions): UnnamedNodeOptions {
       return { ...common, driver: options.driver, size: options.size };
     case 'nbd':
       return { ...common, ...toNbdNodeOptions(options) };
+    case 'fault':
+      return {
+        ...common,
+        driver: options.driver,
+        file: toReference(options.file),
+        ...compact({ seed: options.seed, rules: options.rules?.map(toFaultRule) }),
+      };
     case 'throttle':
       return {
         ...common,
@@ -183,4 +221,18 @@ function toUnnamedOptions(options: BlockdevOptions): UnnamedNodeOptions {
         ...compact({ autoReadOnly: options['auto-read-only'] }),
       };
   }
+}
+
+function toFaultRule(rule: z.output<ReturnType<typeof faultRule>>): FaultRuleOptions {
+  return {
+    effect: rule.effect,
+    ...compact({
+      on: rule.on,
+      errno: rule.errno,
+      delayMs: rule['delay-ms'],
+      oneIn: rule['one-in'],
+      after: rule.after,
+      times: rule.times,
+    }),
+  };
 }
