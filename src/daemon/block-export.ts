@@ -24,9 +24,9 @@ export interface BlockExport {
   resized(): void;
   /**
    * Lets what is in flight end, runs `change` while nothing moves, and goes on with the engine that the node has
-   * then, also when the change fails. Absent: the export builds no engine.
+   * then, also when the change fails.
    */
-  drained?(change: () => Promise<void>): Promise<void>;
+  drained(change: () => Promise<void>): Promise<void>;
   /**
    * Ends the export. Not hard: throws BUSY while a front-end uses it, as QEMU does. Hard: requests in
    * flight end, the front-end loses its device.

@@ -185,6 +185,6 @@ class ExportUser implements NodeUser {
   }
 
   drained(change: () => Promise<void>): Promise<void> {
-    return this.blockExport?.drained?.(change) ?? change();
+    return this.blockExport?.drained(change) ?? change();
   }
 }

@@ -85,6 +85,10 @@ class VhostUserBlkExportImplementation implements VhostUserBlkExport {
     this.#device.resized();
   }
 
+  drained(change: () => Promise<void>): Promise<void> {
+    return this.#device.drained(change);
+  }
+
   close(options: { readonly hard: boolean }): Promise<void> {
     if (this.#closing === undefined && this.connected && !options.hard) {
       return Promise.reject(

@@ -79,6 +79,10 @@ export class FakeExport implements BlockExport {
     this.#log.push(`resized ${this.id}`);
   }
 
+  drained(change: () => Promise<void>): Promise<void> {
+    return change();
+  }
+
   async close({ hard }: { readonly hard: boolean }): Promise<void> {
     if (this.busy && !hard) {
       throw new VduseError('BUSY', `'${this.id}' is used`);
