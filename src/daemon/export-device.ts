@@ -29,7 +29,7 @@ export async function exportDevice(
   options: DeviceOptions,
 ): Promise<ExportedDevice> {
   const { name } = options;
-  const hosts = acquireQueueThreads();
+  const hosts = acquireQueueThreads(options.logger ?? silentLogger);
   let device: CustomDevice | undefined;
   let transport: VduseTransport | undefined;
   try {

@@ -189,7 +189,8 @@ function createExport(
   options: DiskOptions,
 ): Promise<VduseBlkExport | VhostUserBlkExport> {
   const { queues, queueSize, blockSize, threads, pollUs, vhostUser, attach = 'virtio' } = options;
-  const context = { hosts: acquireQueueThreads(), logger: options.logger ?? silentLogger };
+  const { logger = silentLogger } = options;
+  const context = { hosts: acquireQueueThreads(logger), logger };
   const common = {
     id: name,
     node,

@@ -59,8 +59,8 @@ export async function openSoftwareDisk(
   settings: SoftwareDiskSettings = {},
 ): Promise<OpenedSoftwareDisk> {
   const { node, name } = await openSource(source, settings);
-  const hosts = acquireQueueThreads();
   const { queues, queueSize, bounceBytes, trace, logger = silentLogger } = settings;
+  const hosts = acquireQueueThreads(logger);
   try {
     const softwareDisk = await SoftwareDisk.create(
       {

@@ -132,6 +132,8 @@ export class DeviceQueue implements EventSource {
     this.#handler = handler;
     this.#source = this.#reactor.add(this);
     this.#reactor.armPoll(this.#spec.queue.kickFd, this.#source, tokenKick);
+    // At once, so that the kick eventfd is watched when the start is told.
+    this.#reactor.ring.submit();
     this.#queue.disableNotifications();
   }
 
@@ -169,6 +171,8 @@ export class DeviceQueue implements EventSource {
       this.#source,
       tokenCancelled,
     );
+    // At once: nothing watches the kick eventfd any more when the stop is told.
+    this.#reactor.ring.submit();
     this.#reactor.remove(this.#source);
     this.#handler?.close(this.#inFlight === 0);
   }
@@ -247,6 +251,8 @@ export class DeviceQueue implements EventSource {
     this.#queue.disableNotifications();
     if (!Reactor.isArmed(flags) && this.#taking) {
       this.#reactor.armPoll(this.#spec.queue.kickFd, this.#source, tokenKick);
+      // At once, so that the kick eventfd is watched when the start is told.
+      this.#reactor.ring.submit();
     }
   }
 

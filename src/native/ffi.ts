@@ -20,6 +20,18 @@ function bind<T>(name: string, result: string, parameters: string[]): T {
 export const libcCalls = {
   close: bind<(fd: number) => number>('close', 'int', ['int']),
   dup3: bind<(from: number, to: number, flags: number) => number>('dup3', 'int', ['int', 'int', 'int']),
+  epollCreate: bind<(flags: number) => number>('epoll_create1', 'int', ['int']),
+  epollCtl: bind<(epoll: number, operation: number, fd: number, event: Bytes) => number>('epoll_ctl', 'int', [
+    'int',
+    'int',
+    'int',
+    'void *',
+  ]),
+  epollWait: bind<(epoll: number, events: Bytes, count: number, timeoutMs: number) => number>(
+    'epoll_wait',
+    'int',
+    ['int', 'void *', 'int', 'int'],
+  ),
   eventfd: bind<(initial: number, flags: number) => number>('eventfd', 'int', ['uint', 'int']),
   fcntlPointer: bind<(fd: number, command: number, argument: Bytes) => number>('fcntl', 'int', [
     'int',
@@ -37,6 +49,8 @@ export const libcCalls = {
     'int64_t',
     'int64_t',
   ]),
+  fdatasync: bind<(fd: number) => number>('fdatasync', 'int', ['int']),
+  fsync: bind<(fd: number) => number>('fsync', 'int', ['int']),
   ftruncate: bind<(fd: number, length: number) => number>('ftruncate', 'int', ['int', 'int64_t']),
   ioctlPointer: bind<(fd: number, request: number, argument: Bytes) => number>('ioctl', 'int', [
     'int',
@@ -81,9 +95,21 @@ export const libcCalls = {
   >('mmap', 'uintptr_t', ['uintptr_t', 'size_t', 'int', 'int', 'int', 'int64_t']),
   munmap: bind<(address: Address, length: number) => number>('munmap', 'int', ['uintptr_t', 'size_t']),
   open: bind<(path: string, flags: number, mode: number) => number>('open', 'int', ['str', 'int', 'uint']),
+  pread: bind<(fd: number, address: Address, length: number, offset: number) => number>('pread', 'long', [
+    'int',
+    'uintptr_t',
+    'size_t',
+    'int64_t',
+  ]),
   preadBytes: bind<(fd: number, buffer: Bytes, length: number, offset: number) => number>('pread', 'long', [
     'int',
     'void *',
+    'size_t',
+    'int64_t',
+  ]),
+  pwrite: bind<(fd: number, address: Address, length: number, offset: number) => number>('pwrite', 'long', [
+    'int',
+    'uintptr_t',
     'size_t',
     'int64_t',
   ]),

@@ -1,7 +1,6 @@
 // Hot file: synchronous, no allocation, no throw after construction.
 /**
  * io_uring with its rings as typed arrays over the kernel's maps. The only system call per turn is `enter`.
- * A ring belongs to the thread that made it.
  *
  * Memory order: the kernel reads sq.tail and writes cq.tail with the barriers of io_uring's ABI;
  * Atomics.store and Atomics.load on our side pair with them, once a batch.
@@ -11,29 +10,7 @@ import { Errno } from './errno.js';
 import { closeFd } from './fd.js';
 import { addressOf, errno, libcCalls, systemCallError, viewMemory } from './ffi.js';
 import { mapFile, unmap } from './memory.js';
-
-export const RingOp = {
-  NOP: 0,
-  READV: 1,
-  WRITEV: 2,
-  FSYNC: 3,
-  POLL_ADD: 6,
-  POLL_REMOVE: 7,
-  TIMEOUT: 11,
-  ASYNC_CANCEL: 14,
-  FALLOCATE: 17,
-  READ: 22,
-  WRITE: 23,
-} as const;
-
-export const SqeFlag = { ASYNC: 16 } as const;
-export const CqeFlag = { MORE: 2 } as const;
-export const FsyncFlag = { DATASYNC: 1 } as const;
-export const RwFlag = { DSYNC: 2 } as const;
-/** POLL_ADD's len: the poll stays armed after it fired. */
-export const pollMultishot = 1;
-export const pollIn = 1;
-export const pollOut = 4;
+import { type CompletionHandler, type Ring, RingOp } from './ring.js';
 
 const SYS_IO_URING_SETUP = 425;
 const SYS_IO_URING_ENTER = 426;
@@ -45,6 +22,9 @@ const SETUP_TASKRUN_FLAG = 1 << 9;
 const SETUP_SINGLE_ISSUER = 1 << 12;
 const FEAT_SINGLE_MMAP = 1 << 0;
 const FEAT_EXT_ARG = 1 << 8;
+/** Of 5.13, like the multishot polls that no flag tells of. */
+const FEAT_RSRC_TAGS = 1 << 10;
+const featuresNeeded = FEAT_SINGLE_MMAP | FEAT_EXT_ARG | FEAT_RSRC_TAGS;
 const ENTER_GETEVENTS = 1 << 0;
 const ENTER_EXT_ARG = 1 << 3;
 const SQ_CQ_OVERFLOW = 1 << 1;
@@ -56,11 +36,6 @@ const OFFSET_SQES = 0x1000_0000;
 const sqeBytes = 64;
 const paramsBytes = 120;
 const two32 = 0x1_0000_0000;
-
-export interface CompletionHandler {
-  /** `source` and `token` are what the entry was prepared with; `result` is the call's, or a negative errno. */
-  onRingCompletion(source: number, token: number, result: number, flags: number): void;
-}
 
 /** Offsets in the shared ring map, as the kernel told them (struct io_sqring_offsets, io_cqring_offsets). */
 interface RingOffsets {
@@ -107,7 +82,7 @@ function mapRings(fd: number, ringLength: number, sqesLength: number): { ring: n
   }
 }
 
-export class IoUring {
+export class IoUring implements Ring {
   readonly fd: number;
   readonly entries: number;
   readonly #cqMask: number;
@@ -142,10 +117,9 @@ export class IoUring {
     }
     this.fd = fd;
     this.entries = params[0];
-    const features = params[5];
-    if ((features & FEAT_SINGLE_MMAP) === 0 || (features & FEAT_EXT_ARG) === 0) {
+    if ((params[5] & featuresNeeded) !== featuresNeeded) {
       closeFd(fd);
-      throw systemCallError('io_uring_setup', Errno.ENOSYS, '(the kernel is older than 5.11)');
+      throw systemCallError('io_uring_setup', Errno.ENOSYS, '(the kernel is older than 5.13)');
     }
     const offsets: RingOffsets = {
       sqHead: params[10],
@@ -186,16 +160,10 @@ export class IoUring {
     this.#timeoutArgument = argument + 16;
   }
 
-  /** Entries prepared and not yet given to the kernel. */
   get pending(): number {
     return (this.#sqTail - this.#submitted) | 0;
   }
 
-  /**
-   * Prepares an entry; `submit` or `submitAndWait` starts it. A full queue is submitted first. Returns false
-   * where the kernel takes nothing more (it is out of memory): nothing was prepared then. `len` and `opFlags`
-   * are the operation's own (struct io_uring_sqe).
-   */
   prepare(
     op: number,
     fd: number,
@@ -246,7 +214,6 @@ export class IoUring {
     return false;
   }
 
-  /** fallocate has its length where others have an address, and its mode where they have a length. */
   prepareFallocate(
     fd: number,
     mode: number,
@@ -258,17 +225,14 @@ export class IoUring {
     return this.prepare(RingOp.FALLOCATE, fd, length, mode, offset, 0, 0, source, token);
   }
 
-  /** Asks for the cancellation of every entry prepared with this source and token. */
   prepareCancel(target: { source: number; token: number }, source: number, token: number): void {
     this.prepare(RingOp.ASYNC_CANCEL, -1, target.token + target.source * two32, 0, 0, 0, 0, source, token);
   }
 
-  /** Gives the prepared entries to the kernel. Returns 0 or a negative errno. */
   submit(): number {
     return this.pending === 0 ? 0 : this.#enter(0, 0);
   }
 
-  /** Gives the prepared entries to the kernel and sleeps until a completion is there or the time is over. */
   submitAndWait(timeoutMs: number): number {
     const seconds = Math.floor(timeoutMs / 1000);
     this.#timeout[0] = seconds;
@@ -295,7 +259,6 @@ export class IoUring {
     return code === 0 || code === Errno.ETIME || code === Errno.EINTR ? 0 : -code;
   }
 
-  /** Whether completions are there to be reaped. */
   hasCompletions(): boolean {
     return (
       Atomics.load(this.#ring, this.#cqTailWord) !== this.#ring[this.#cqHeadWord] ||
@@ -304,8 +267,8 @@ export class IoUring {
   }
 
   /**
-   * Hands every completion that is there now to the handler, at most one ring full. Returns how many. What
-   * the kernel holds back (an overflow, or completions that wait for us to enter it) is fetched first.
+   * At most one ring full. What the kernel holds back (an overflow, or completions that wait for us to enter
+   * it) is fetched first.
    */
   reap(handler: CompletionHandler): number {
     const ring = this.#ring;
@@ -330,7 +293,6 @@ export class IoUring {
     return count;
   }
 
-  /** Closes the ring; the kernel cancels what is in flight. Nothing may touch the ring afterwards. */
   close(): void {
     unmap(this.#ringAddress, this.#ringLength);
     unmap(this.#sqesAddress, this.#sqesLength);

@@ -1,19 +1,13 @@
 // Hot file: synchronous, no allocation per turn, no throw.
 /**
- * One io_uring, many sources, one loop. Kicks, block I/O and commands are all completions of the ring. On a
+ * One ring, many sources, one loop. Kicks, block I/O and commands are all completions of the ring. On a
  * queue thread `run` sleeps in the kernel; on the main thread `attachToEventLoop` lets libuv do the waiting,
  * for code whose promises need the event loop.
  */
 import { limits } from '../base/limits.js';
 import { type FdWatcher, watchReadable } from '../native/fd-watcher.js';
-import {
-  type CompletionHandler,
-  CqeFlag,
-  IoUring,
-  pollIn,
-  pollMultishot,
-  RingOp,
-} from '../native/io-uring.js';
+import { chooseRing, openRing, type RingKind } from '../native/open-ring.js';
+import { type CompletionHandler, CqeFlag, pollIn, pollMultishot, type Ring, RingOp } from '../native/ring.js';
 import { PollWindow } from './poll-window.js';
 
 export interface EventSource {
@@ -34,12 +28,14 @@ export interface ReactorOptions {
   readonly entries?: number;
   /** Microseconds to look for work before a sleep, at most: instead of what the sources ask for. See PollWindow. */
   readonly pollUs?: number;
+  /** What this machine allows, when absent. */
+  readonly ring?: RingKind;
 }
 
 const defaultEntries = 256;
 
 export class Reactor implements CompletionHandler {
-  readonly ring: IoUring;
+  readonly ring: Ring;
   /** The longest sleep of `run`, in milliseconds. A source that waits for a time shortens it before a sleep. */
   sleepMs: number = limits.sleepMsMax;
   /** Grows with every turn, and when something completed outside of one: whoever caches the time reads it again. */
@@ -56,7 +52,7 @@ export class Reactor implements CompletionHandler {
   #sleepTimer: NodeJS.Timeout | undefined;
 
   constructor(options: ReactorOptions = {}) {
-    this.ring = new IoUring(options.entries ?? defaultEntries);
+    this.ring = openRing(options.ring ?? chooseRing().kind, options.entries ?? defaultEntries);
     this.#pollUs = options.pollUs;
     this.#adjustWindow();
   }

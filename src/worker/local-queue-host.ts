@@ -1,6 +1,7 @@
 /** Queues on the main thread, for block drivers whose promises need its event loop. */
 import { limits } from '../base/limits.js';
 import type { MemoryUpdate, QueueHost, QueueListener, QueueSpec, QueueStop } from '../device/queue-host.js';
+import type { RingKind } from '../native/open-ring.js';
 import { Reactor } from '../reactor/reactor.js';
 import { QueueRunner } from './queue-runner.js';
 
@@ -9,6 +10,11 @@ export class LocalQueueHost implements QueueHost {
   #running: { reactor: Reactor; runner: QueueRunner } | undefined;
   #timer: NodeJS.Timeout | undefined;
   #heartbeat: NodeJS.Timeout | undefined;
+  readonly #ring: RingKind;
+
+  constructor(ring: RingKind) {
+    this.#ring = ring;
+  }
 
   async start(spec: QueueSpec, listener: QueueListener): Promise<void> {
     const { reactor, runner } = this.#open();
@@ -50,7 +56,7 @@ export class LocalQueueHost implements QueueHost {
 
   #open(): { reactor: Reactor; runner: QueueRunner } {
     if (this.#running === undefined) {
-      const reactor = new Reactor();
+      const reactor = new Reactor({ ring: this.#ring });
       this.#running = { reactor, runner: new QueueRunner(reactor) };
       reactor.attachToEventLoop();
       // As a thread ticks before it sleeps: errors that were held back are told some time.

@@ -1,5 +1,6 @@
 /** What the main thread and a queue thread say to each other. */
 import type { MemoryUpdate, QueueSpec, QueueStop } from '../device/queue-host.js';
+import type { RingKind } from '../native/open-ring.js';
 
 /** Handed to a queue thread when it starts. */
 export interface ThreadSetup {
@@ -8,6 +9,7 @@ export interface ThreadSetup {
   /** Overrides what the queues ask for. */
   readonly pollUs?: number;
   readonly cpus?: readonly number[];
+  readonly ring: RingKind;
 }
 
 export type ThreadCommand =

@@ -1,5 +1,5 @@
 /**
- * The program of a queue thread. It sleeps inside io_uring_enter, so nothing here may wait for this thread's
+ * The program of a queue thread. It sleeps inside its ring, in the kernel, so nothing here may wait for this thread's
  * event loop: commands are taken from the port by hand when the wake eventfd says so, and logging is the
  * main thread's business.
  */

@@ -3,7 +3,9 @@
  * queues than cores share threads; a name makes a thread of its own (QEMU's iothread).
  */
 import { availableParallelism } from 'node:os';
+import { type Logger, silentLogger } from '../base/log.js';
 import type { NamedThread, QueueHost, QueueHosts } from '../device/queue-host.js';
+import { chooseRing, type RingKind } from '../native/open-ring.js';
 import { LocalQueueHost } from './local-queue-host.js';
 import { QueueThread, type QueueThreadOptions } from './queue-thread.js';
 
@@ -16,23 +18,33 @@ export interface QueueThreadPoolOptions {
   readonly pollUs?: number;
   /** Milliseconds that a thread may take to start a queue; 5000 when absent. */
   readonly startTimeoutMs?: number;
+  /** What moves the data; what VDUSE_RING says when absent, and without that what the machine allows. */
+  readonly ring?: RingKind;
+  /** Is told once when the queues can't have io_uring. */
+  readonly logger?: Logger;
 }
 
 export class QueueThreadPool implements QueueHosts {
   readonly #size: number;
   readonly #cpus: readonly number[];
-  readonly #options: Pick<QueueThreadOptions, 'pollUs' | 'startTimeoutMs'>;
+  readonly #options: Pick<QueueThreadOptions, 'pollUs' | 'startTimeoutMs' | 'ring'>;
   readonly #threads = new Map<string, Promise<QueueThread>>();
   readonly #started = new Set<QueueThread>();
-  readonly #local = new LocalQueueHost();
+  readonly #local: LocalQueueHost;
   /** Where the next unnamed queue goes: devices with one queue each spread as well as one with many. */
   #next = 0;
 
   constructor(options: QueueThreadPoolOptions = {}) {
-    const { size, cpus = [], ...threadOptions } = options;
+    const { size, cpus = [], logger = silentLogger, ...threadOptions } = options;
+    const { kind: ring, reason } =
+      options.ring === undefined ? chooseRing() : { kind: options.ring, reason: '' };
+    if (reason !== '') {
+      logger.info(`queues use system calls instead of io_uring: ${reason}`);
+    }
     this.#size = size ?? (cpus.length > 0 ? cpus.length : availableParallelism());
     this.#cpus = cpus;
-    this.#options = threadOptions;
+    this.#options = { ...threadOptions, ring };
+    this.#local = new LocalQueueHost(ring);
     // Node joins its threads when the process ends; one that sleeps in the kernel must be told to wake.
     process.once('exit', this.#onExit);
   }

@@ -11,6 +11,7 @@ import type {
 } from '../device/queue-host.js';
 import { QueueField, SharedDeviceState } from '../device/statistics.js';
 import { closeFd, createEventFd, signalEventFd } from '../native/fd.js';
+import type { RingKind } from '../native/open-ring.js';
 import type { ThreadCommand, ThreadReport, ThreadSetup } from './messages.js';
 
 interface PendingCall {
@@ -25,6 +26,7 @@ const startTimeoutMsDefault = 5000;
 const stopGrace = 0.25;
 
 export interface QueueThreadOptions extends NamedThread {
+  readonly ring: RingKind;
   readonly startTimeoutMs?: number;
 }
 
@@ -63,7 +65,7 @@ export class QueueThread implements QueueHost {
     });
   }
 
-  /** Starts a thread. Throws what keeps it from running, such as a kernel that refuses io_uring. */
+  /** Starts a thread. Throws what keeps it from running, such as a kernel that refuses its ring. */
   static async start(options: QueueThreadOptions): Promise<QueueThread> {
     const thread = new QueueThread(options);
     try {

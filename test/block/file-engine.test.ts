@@ -8,8 +8,9 @@ import { limits } from '../../src/base/limits.js';
 import { BlockFlag, BlockOp, type FileEngineSpec } from '../../src/block/engine.js';
 import { Errno } from '../../src/native/errno.js';
 import { closeFd, OpenFlag, openFile } from '../../src/native/fd.js';
-import { RingOp } from '../../src/native/io-uring.js';
+import { RingOp } from '../../src/native/ring.js';
 import { EngineBench, type RingEntry } from '../support/engine-bench.js';
+import { needsIoUring } from '../support/needs-io-uring.js';
 import { makeTempDir } from '../support/temp-dir.js';
 
 const directory = makeTempDir();
@@ -383,7 +384,7 @@ describe('buffers that O_DIRECT would refuse', () => {
     }, spec));
 });
 
-test('cancel asks for the end of what is in flight, and of nothing else', () => {
+test('cancel asks for the end of what is in flight, and of nothing else', needsIoUring, () => {
   const fifo = join(directory, 'fifo');
   execFileSync('mkfifo', [fifo]);
   // Both ends in one: a read waits until the request is cancelled.

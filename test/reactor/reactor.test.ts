@@ -3,7 +3,7 @@ import { describe, it } from 'node:test';
 import { setImmediate as nextLoop, setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { closeFd, createEventFd, signalEventFd } from '../../src/native/fd.js';
-import { RingOp } from '../../src/native/io-uring.js';
+import { RingOp } from '../../src/native/ring.js';
 import { type EventSource, Reactor } from '../../src/reactor/reactor.js';
 import { openFdCount } from '../support/resources.js';
 import type { EchoWork } from './echo-worker.js';

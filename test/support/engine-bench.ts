@@ -8,8 +8,8 @@ import type { FileEngineSpec } from '../../src/block/engine.js';
 import { RequestTable } from '../../src/block/request-table.js';
 import { AlignedPool } from '../../src/memory/aligned-pool.js';
 import { viewBytes } from '../../src/native/fd.js';
-import { RingOp } from '../../src/native/io-uring.js';
 import { mapAnonymous, unmap } from '../../src/native/memory.js';
+import { RingOp } from '../../src/native/ring.js';
 import { Reactor } from '../../src/reactor/reactor.js';
 
 export interface RingEntry {

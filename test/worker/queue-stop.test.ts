@@ -13,6 +13,7 @@ import { encodeHeader } from '../support/blk-client.js';
 import { untouched } from '../support/front-end-memory.js';
 import { makeTestPool } from '../support/leftovers.js';
 import { MemoryDisk } from '../support/memory-disk.js';
+import { needsIoUring } from '../support/needs-io-uring.js';
 import { makeTempDir } from '../support/temp-dir.js';
 import { until } from '../support/within.js';
 
@@ -122,7 +123,7 @@ describe('on a queue thread', () => {
     forceAsync: false,
   } as const;
 
-  test('what can be cancelled is, at half of the time, and the stop is drained', async () => {
+  test('what can be cancelled is, at half of the time, and the stop is drained', needsIoUring, async () => {
     const { node, close } = await stuckNode();
     const { client, frontEnd, device } = await startBlk({ node, hosts: pool });
     const reads = [client.read(0, 512), client.read(512, 512), client.read(1024, 1024)];
@@ -150,7 +151,7 @@ describe('on a queue thread', () => {
     await close();
   });
 
-  test('a stop without time gives up at once', async () => {
+  test('a stop without time gives up at once', needsIoUring, async () => {
     const { node, close } = await stuckNode();
     const { client, frontEnd, device } = await startBlk({ node, hosts: pool });
     void client.read(0, 512);

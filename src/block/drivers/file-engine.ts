@@ -1,14 +1,14 @@
 // Hot file: synchronous, no allocation per request, no throw.
 /**
- * Files and block devices on io_uring. Data goes straight between the file and the guest's memory; only what
+ * Files and block devices on the reactor's ring. Data goes straight between the file and the guest's memory; only what
  * O_DIRECT refuses for its alignment goes through an aligned buffer.
  */
 import { limits } from '../../base/limits.js';
 import type { AlignedPool } from '../../memory/aligned-pool.js';
 import { Errno } from '../../native/errno.js';
 import { FallocateMode } from '../../native/fd.js';
-import { FsyncFlag, RingOp, RwFlag, SqeFlag } from '../../native/io-uring.js';
 import { copyMemory, mapAnonymous, unmap } from '../../native/memory.js';
+import { FsyncFlag, RingOp, RwFlag, SqeFlag } from '../../native/ring.js';
 import type { EventSource, Reactor } from '../../reactor/reactor.js';
 import {
   type BlockCompletionSink,

@@ -50,7 +50,12 @@ async function run(plan: StartupPlan, background: BackgroundProcess | undefined)
 
 async function serve(plan: StartupPlan, background: BackgroundProcess | undefined): Promise<number> {
   const logger = createLogger({ level: plan.logLevel, format: plan.logFormat });
-  const hosts = new QueueThreadPool();
+  let hosts: QueueThreadPool;
+  try {
+    hosts = new QueueThreadPool({ logger });
+  } catch (error) {
+    return fail(error);
+  }
   const daemon = new StorageDaemon({
     openBlockNode,
     exportCreators: {

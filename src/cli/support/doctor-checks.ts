@@ -3,6 +3,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { errorMessage, VduseError } from '../../base/errors.js';
 import { kernelRelease, type ModuleState, moduleState } from '../../native/modules.js';
+import { chooseRing, ringVariable } from '../../native/open-ring.js';
 import { effectiveCapabilities, ioUringSupport, vduseControl } from '../../native/probe.js';
 import { vdpaManagementDevices } from '../../native/vdpa.js';
 import { checkRunDirectory, runDirectory } from './control-socket.js';
@@ -38,7 +39,7 @@ export async function examine(): Promise<Check[]> {
     controlCheck(hasVduse, canLoad),
     capabilityCheck(),
     await netlinkCheck(hasVduse, canLoad),
-    ioUringCheck(),
+    ringCheck(),
     memoryLockCheck(),
     runDirectoryCheck(),
     ...(await deviceChecks()),
@@ -202,24 +203,41 @@ async function netlinkCheck(hasVduse: boolean, canLoad: boolean): Promise<Check>
   }
 }
 
-function ioUringCheck(): Check {
+/** Without io_uring exports work all the same, by system calls. */
+function ringCheck(): Check {
   const name = 'io_uring';
   const { usable, disabledSetting } = ioUringSupport();
+  try {
+    if (chooseRing().kind === 'io_uring') {
+      return usable
+        ? { name, status: 'ok', message: 'allowed, queues use it' }
+        : {
+            name,
+            status: 'fail',
+            message: `refused, and ${ringVariable} wants it`,
+            fix: `unset ${ringVariable}`,
+          };
+    }
+  } catch (error) {
+    return { name, status: 'fail', message: errorMessage(error), fix: `unset ${ringVariable}` };
+  }
+  const instead = 'queues use system calls, which are slower';
   if (usable) {
-    return { name, status: 'ok', message: 'allowed' };
+    const message = `allowed, but ${ringVariable} is set: ${instead}`;
+    return { name, status: 'warn', message, fix: `unset ${ringVariable}` };
   }
   if (disabledSetting !== undefined && disabledSetting > 0) {
     return {
       name,
-      status: 'fail',
-      message: `disabled on this machine (kernel.io_uring_disabled is ${disabledSetting})`,
+      status: 'warn',
+      message: `disabled on this machine (kernel.io_uring_disabled is ${disabledSetting}): ${instead}`,
       fix: asRoot('sysctl kernel.io_uring_disabled=0'),
     };
   }
   return {
     name,
-    status: 'fail',
-    message: 'refused to this process, probably by a seccomp filter',
+    status: 'warn',
+    message: `refused to this process, probably by a seccomp filter: ${instead}`,
     fix: 'In a container: docker run --security-opt seccomp=unconfined, or a profile that allows io_uring',
   };
 }

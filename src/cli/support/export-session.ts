@@ -74,7 +74,7 @@ export class ExportSession {
   constructor(settings: ExportSettings, report: ExportReport, logger: Logger) {
     this.#settings = settings;
     this.#report = report;
-    const hosts = new QueueThreadPool(settings.threads);
+    const hosts = new QueueThreadPool({ ...settings.threads, logger });
     this.#hosts = hosts;
     this.#daemon = new StorageDaemon({
       openBlockNode,

@@ -6,7 +6,7 @@ import { errorMessage, VduseError } from '../../../base/errors.js';
 import { Errno } from '../../../native/errno.js';
 import { closeFd, readFd, writeFd } from '../../../native/fd.js';
 import { systemCallError } from '../../../native/ffi.js';
-import { pollIn, pollOut, RingOp } from '../../../native/io-uring.js';
+import { pollIn, pollOut, RingOp } from '../../../native/ring.js';
 import { closeSocket, startConnect, takeSocketError } from '../../../native/stream-socket.js';
 import { socketPair } from '../../../native/unix-socket.js';
 import type { EventSource, Reactor } from '../../../reactor/reactor.js';

@@ -6,7 +6,7 @@
  */
 import { VduseError } from '../../../base/errors.js';
 import { Errno } from '../../../native/errno.js';
-import { pollIn, pollOut, RingOp } from '../../../native/io-uring.js';
+import { pollIn, pollOut, RingOp } from '../../../native/ring.js';
 import { closeSocket } from '../../../native/stream-socket.js';
 import type { EventSource, Reactor } from '../../../reactor/reactor.js';
 import type { NbdEngineSpec } from '../../engine.js';

@@ -1,0 +1,285 @@
+// Hot file: synchronous, no allocation per entry, no throw after construction.
+/**
+ * What the project uses of io_uring, made of ordinary system calls, for where io_uring is forbidden: containers'
+ * seccomp profiles, kernel.io_uring_disabled. `submit` carries the entries out one after the other on the calling
+ * thread, so a request of a slow disk keeps the thread's other queues waiting; polls are epoll's.
+ */
+import { Errno } from './errno.js';
+import { addressOf, errno, libcCalls } from './ffi.js';
+import { PollSet } from './poll-set.js';
+import { type CompletionHandler, CqeFlag, FsyncFlag, pollMultishot, type Ring, RingOp } from './ring.js';
+
+/** By number: C libraries other than glibc do not have the functions. */
+const SYS_PREADV2 = process.arch === 'arm64' ? 286 : 327;
+const SYS_PWRITEV2 = process.arch === 'arm64' ? 287 : 328;
+
+const two32 = 0x1_0000_0000;
+
+/** The entries, a column each. */
+class SubmissionColumns {
+  readonly op: Uint8Array;
+  readonly fd: Int32Array;
+  readonly address: Float64Array;
+  readonly length: Uint32Array;
+  readonly offset: Float64Array;
+  readonly opFlags: Uint32Array;
+  readonly source: Uint32Array;
+  readonly token: Uint32Array;
+
+  constructor(entries: number) {
+    this.op = new Uint8Array(entries);
+    this.fd = new Int32Array(entries);
+    this.address = new Float64Array(entries);
+    this.length = new Uint32Array(entries);
+    this.offset = new Float64Array(entries);
+    this.opFlags = new Uint32Array(entries);
+    this.source = new Uint32Array(entries);
+    this.token = new Uint32Array(entries);
+  }
+}
+
+/** Completions as io_uring lays them out: token, source, result and flags, a 32-bit word each. */
+const completionWords = 4;
+
+export class SystemCallRing implements Ring {
+  readonly fd: number;
+  readonly entries: number;
+  readonly #polls = new PollSet();
+  readonly #sq: SubmissionColumns;
+  readonly #sqMask: number;
+  #sqHead = 0;
+  #sqTail = 0;
+  #cq: Int32Array;
+  #cqMask: number;
+  #cqHead = 0;
+  #cqTail = 0;
+  readonly #reapMax: number;
+  /** One struct iovec, for the reads and writes of one buffer that carry flags. */
+  readonly #iovec = new Uint32Array(new ArrayBuffer(16));
+  readonly #iovecAddress = addressOf(this.#iovec);
+  /** Whether the last wait has already looked for events: the next reap need not. */
+  #looked = false;
+
+  /** Throws SYSTEM_CALL. `entries`: a power of two. */
+  constructor(entries: number) {
+    this.fd = this.#polls.fd;
+    this.entries = entries;
+    this.#sq = new SubmissionColumns(entries);
+    this.#sqMask = entries - 1;
+    this.#reapMax = entries * 4;
+    this.#cq = new Int32Array(this.#reapMax * completionWords);
+    this.#cqMask = this.#reapMax - 1;
+  }
+
+  get pending(): number {
+    return (this.#sqTail - this.#sqHead) | 0;
+  }
+
+  prepare(
+    op: number,
+    fd: number,
+    address: number,
+    len: number,
+    offset: number,
+    opFlags: number,
+    _sqeFlags: number,
+    source: number,
+    token: number,
+  ): boolean {
+    if (this.pending >= this.entries) {
+      this.submit();
+    }
+    const index = this.#sqTail & this.#sqMask;
+    const sq = this.#sq;
+    sq.op[index] = op;
+    sq.fd[index] = fd;
+    sq.address[index] = address;
+    sq.length[index] = len;
+    sq.offset[index] = offset;
+    sq.opFlags[index] = opFlags;
+    sq.source[index] = source;
+    sq.token[index] = token;
+    this.#sqTail = (this.#sqTail + 1) | 0;
+    return true;
+  }
+
+  prepareFallocate(
+    fd: number,
+    mode: number,
+    offset: number,
+    length: number,
+    source: number,
+    token: number,
+  ): boolean {
+    return this.prepare(RingOp.FALLOCATE, fd, length, mode, offset, 0, 0, source, token);
+  }
+
+  prepareCancel(target: { source: number; token: number }, source: number, token: number): void {
+    this.prepare(RingOp.ASYNC_CANCEL, -1, target.token + target.source * two32, 0, 0, 0, 0, source, token);
+  }
+
+  submit(): number {
+    const count = this.pending;
+    for (let n = 0; n < count; n++) {
+      const index = this.#sqHead & this.#sqMask;
+      this.#sqHead = (this.#sqHead + 1) | 0;
+      const result = this.#carryOut(index);
+      if (result !== armed) {
+        this.#complete(this.#sq.source[index], this.#sq.token[index], result, 0);
+      }
+    }
+    return 0;
+  }
+
+  submitAndWait(timeoutMs: number): number {
+    this.submit();
+    // epoll counts in milliseconds: a little too long is a sleep, a little too short a loop.
+    return this.hasCompletions() ? 0 : this.#look(Math.ceil(timeoutMs));
+  }
+
+  hasCompletions(): boolean {
+    return this.#cqHead !== this.#cqTail;
+  }
+
+  /** At most four submission queues full, as io_uring's own completion queue has it. */
+  reap(handler: CompletionHandler): number {
+    if (!this.#looked) {
+      this.#look(0);
+    }
+    this.#looked = false;
+    const count = Math.min((this.#cqTail - this.#cqHead) | 0, this.#reapMax);
+    for (let n = 0; n < count; n++) {
+      // Read anew each time: the handler may submit, and the queue grow.
+      const cq = this.#cq;
+      const word = (this.#cqHead & this.#cqMask) * completionWords;
+      this.#cqHead = (this.#cqHead + 1) | 0;
+      handler.onRingCompletion(cq[word + 1] >>> 0, cq[word] >>> 0, cq[word + 2], cq[word + 3]);
+    }
+    return count;
+  }
+
+  close(): void {
+    this.#polls.close();
+  }
+
+  /** Turns the events that are there, or come within the time, into completions. Returns 0 or a negative errno. */
+  #look(timeoutMs: number): number {
+    const count = this.#polls.wait(timeoutMs);
+    this.#looked = true;
+    for (let n = 0; n < count; n++) {
+      const poll = this.#polls.poll(n);
+      if (poll !== undefined) {
+        const flags = poll.multishot ? CqeFlag.MORE : 0;
+        this.#complete(poll.source, poll.token, this.#polls.mask(n), flags);
+      }
+    }
+    return count >= 0 || count === -Errno.EINTR ? 0 : count;
+  }
+
+  #complete(source: number, token: number, result: number, flags: number): void {
+    if (((this.#cqTail - this.#cqHead) | 0) > this.#cqMask) {
+      this.#growCompletions();
+    }
+    const word = (this.#cqTail & this.#cqMask) * completionWords;
+    this.#cq[word] = token;
+    this.#cq[word + 1] = source;
+    this.#cq[word + 2] = result;
+    this.#cq[word + 3] = flags;
+    this.#cqTail = (this.#cqTail + 1) | 0;
+  }
+
+  /** More was submitted than was reaped: no completion may get lost, as the kernel's overflow list has it. */
+  #growCompletions(): void {
+    const old = this.#cq;
+    const count = this.#cqMask + 1;
+    const grown = new Int32Array(old.length * 2);
+    for (let n = 0; n < count; n++) {
+      const from = ((this.#cqHead + n) & this.#cqMask) * completionWords;
+      grown.set(old.subarray(from, from + completionWords), n * completionWords);
+    }
+    this.#cq = grown;
+    this.#cqMask = count * 2 - 1;
+    this.#cqHead = 0;
+    this.#cqTail = count;
+  }
+
+  /** Returns the entry's result, or `armed`: its completions come later. */
+  #carryOut(index: number): number {
+    const sq = this.#sq;
+    const fd = sq.fd[index];
+    switch (sq.op[index]) {
+      case RingOp.READ:
+      case RingOp.WRITE:
+      case RingOp.READV:
+      case RingOp.WRITEV:
+        return answer(this.#transfer(index));
+      case RingOp.FSYNC: {
+        const dataOnly = (sq.opFlags[index] & FsyncFlag.DATASYNC) !== 0;
+        return answer(dataOnly ? libcCalls.fdatasync(fd) : libcCalls.fsync(fd));
+      }
+      case RingOp.FALLOCATE:
+        return answer(libcCalls.fallocate(fd, sq.length[index], sq.offset[index], sq.address[index]));
+      case RingOp.POLL_ADD:
+        return this.#armPoll(index);
+      case RingOp.ASYNC_CANCEL:
+        return this.#cancel(sq.address[index]);
+      case RingOp.NOP:
+        return 0;
+      default:
+        return -Errno.EINVAL;
+    }
+  }
+
+  #transfer(index: number): number {
+    const sq = this.#sq;
+    const op = sq.op[index];
+    const fd = sq.fd[index];
+    const flags = sq.opFlags[index];
+    const offset = sq.offset[index];
+    let address = sq.address[index];
+    let length = sq.length[index];
+    const read = op === RingOp.READ || op === RingOp.READV;
+    if (op === RingOp.READ || op === RingOp.WRITE) {
+      if (flags === 0) {
+        const call = read ? libcCalls.pread : libcCalls.pwrite;
+        return call(fd, address, length, offset);
+      }
+      const iovec = this.#iovec;
+      iovec[0] = address % two32;
+      iovec[1] = Math.floor(address / two32);
+      iovec[2] = length;
+      iovec[3] = 0;
+      address = this.#iovecAddress;
+      length = 1;
+    }
+    return libcCalls.syscall6(read ? SYS_PREADV2 : SYS_PWRITEV2, fd, address, length, offset, 0, flags);
+  }
+
+  #armPoll(index: number): number {
+    const sq = this.#sq;
+    const result = this.#polls.add(sq.fd[index], sq.opFlags[index], {
+      source: sq.source[index],
+      token: sq.token[index],
+      multishot: (sq.length[index] & pollMultishot) !== 0,
+    });
+    return result === 0 ? armed : result;
+  }
+
+  /** Only polls are ever in flight: everything else has ended when its submission returned. */
+  #cancel(target: number): number {
+    const token = target % two32;
+    const source = Math.floor(target / two32);
+    if (!this.#polls.remove(source, token)) {
+      return -Errno.ENOENT;
+    }
+    this.#complete(source, token, -Errno.ECANCELED, 0);
+    return 0;
+  }
+}
+
+/** A result that no system call gives. */
+const armed = -0x8000_0000;
+
+function answer(result: number): number {
+  return result < 0 ? -errno() : result;
+}
