@@ -3,6 +3,7 @@ import { fstatSync } from 'node:fs';
 import { VduseError } from '../../base/errors.js';
 import { MemoryAccess, type MemoryRegion } from '../../memory/guest-memory.js';
 import { mapFile, pageSize, unmap } from '../../native/memory.js';
+import { type GuardedMemory, guardMemory } from '../../native/sigbus-guard.js';
 import { memorySlotsMax } from './protocol.js';
 import type { RegionDescription } from './request.js';
 
@@ -11,6 +12,7 @@ interface MappedRegion {
   /** What was mapped: the region with what its file's pages have before and behind it. */
   readonly mapAddress: number;
   readonly mapLength: number;
+  readonly guard: GuardedMemory;
   readonly region: MemoryRegion;
 }
 
@@ -26,6 +28,16 @@ function overlaps(a: { start: number; length: number }, b: { start: number; leng
 function pageBytesOf(blockSize: number): number {
   const isPowerOfTwo = blockSize > 0 && Number.isInteger(Math.log2(blockSize));
   return isPowerOfTwo ? Math.max(pageSize, blockSize) : pageSize;
+}
+
+/** The file is the front-end's, which can cut it under us. When it throws, the map is gone. */
+function guardMap(address: number, length: number): GuardedMemory {
+  try {
+    return guardMemory({ address, length });
+  } catch (error) {
+    unmap(address, length);
+    throw error;
+  }
 }
 
 function mapRegion(description: RegionDescription, fd: number): MappedRegion {
@@ -57,7 +69,7 @@ function mapRegion(description: RegionDescription, fd: number): MappedRegion {
     hostAddress: mapAddress + before,
     access: MemoryAccess.READ_WRITE,
   };
-  return { description, mapAddress, mapLength, region };
+  return { description, mapAddress, mapLength, guard: guardMap(mapAddress, mapLength), region };
 }
 
 export class MemoryTable {
@@ -69,6 +81,12 @@ export class MemoryTable {
 
   get isEmpty(): boolean {
     return this.#mapped.length === 0;
+  }
+
+  /** What is wrong with a region whose file has become shorter under us; undefined as long as nobody has met it. */
+  get damage(): string | undefined {
+    const found = this.#mapped.find(({ guard }) => guard.damaged);
+    return found && `${describe(found.description)}: its file was cut short while it was in use`;
   }
 
   /** Maps a region. The descriptor stays the caller's. Throws PROTOCOL, or SYSTEM_CALL where it can't be mapped. */
@@ -127,7 +145,8 @@ export class MemoryTable {
   }
 
   #unmap(index: number): void {
-    const [{ mapAddress, mapLength }] = this.#mapped.splice(index, 1);
+    const [{ guard, mapAddress, mapLength }] = this.#mapped.splice(index, 1);
+    guard.release();
     unmap(mapAddress, mapLength);
   }
 }

@@ -41,6 +41,9 @@ type Handlers = {
   readonly [Kind in VhostUserRequest['kind']]: Handler<Extract<VhostUserRequest, { kind: Kind }>>;
 };
 
+/** Between two looks whether the front-end's memory is still whole. */
+const memoryCheckMs = 1000;
+
 const protocolFeaturesMask = 1n << BigInt(PROTOCOL_FEATURES_BIT);
 
 /** The descriptors of a message: what nobody takes is closed with it. */
@@ -99,6 +102,7 @@ export class VhostUserSession implements DeviceListener {
   #features = 0n;
   #protocolFeatures = 0n;
   #status = 0;
+  #dropped = false;
 
   /** Takes the connected socket over. */
   constructor(fd: number, options: SessionOptions) {
@@ -112,6 +116,7 @@ export class VhostUserSession implements DeviceListener {
   /** Serves the front-end until it goes or breaks a rule. Nothing of it is left then. Never rejects. */
   async run(): Promise<void> {
     this.#device.setListener(this);
+    const checks = setInterval(() => this.#checkMemory(), memoryCheckMs);
     try {
       for (;;) {
         const message = await this.#stream.next();
@@ -125,6 +130,7 @@ export class VhostUserSession implements DeviceListener {
     } catch (error) {
       this.#logger.warn({ export: this.#name }, `'${this.#name}': front-end dropped: ${errorMessage(error)}`);
     }
+    clearInterval(checks);
     await this.#end();
   }
 
@@ -152,11 +158,22 @@ export class VhostUserSession implements DeviceListener {
       { export: this.#name },
       `'${this.#name}': the driver broke the device's rules: ${reason}`,
     );
+    this.#checkMemory();
   }
 
   onMemoryMiss(): void {
     // A region may have been added that the queue's thread had not heard of yet; there is no other memory.
     this.#device.updateMemory(this.#memory.regions);
+  }
+
+  /** What a front-end shared is lost once it has cut the file: the sooner it goes, the fewer zeroes reach the disk. */
+  #checkMemory(): void {
+    const { damage } = this.#memory;
+    if (damage !== undefined && !this.#dropped) {
+      this.#dropped = true;
+      this.#logger.warn({ export: this.#name }, `'${this.#name}': front-end dropped: ${damage}`);
+      this.close();
+    }
   }
 
   readonly #handlers: Handlers = {
