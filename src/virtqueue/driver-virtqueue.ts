@@ -7,8 +7,9 @@
  * belong to a chain is remembered here and never read back from the shared table.
  *
  * Memory order, once a batch: we write descriptors and ring plainly and publish avail.idx with Atomics.store,
- * which the device acquires (2.7.13.3). The store is sequentially consistent, so the load of the device's
- * event index or flags that follows cannot pass it (2.7.13.4.1). used.idx is loaded with Atomics.load (acquire).
+ * which the device acquires (2.7.13.3). used.idx is loaded with Atomics.load (acquire). Where a load must not
+ * pass the store before it (2.7.13.4.1), both are Atomics, for the reasons told in split-virtqueue.ts: publishing
+ * and looking whether the device wants a kick, asking for notifications and looking for used elements again.
  */
 
 import { VduseError } from '../base/errors.js';

@@ -5,9 +5,15 @@
  *
  * Memory order, once a batch: the driver publishes avail.idx with a release after it wrote the ring and the
  * descriptors, and we load it with Atomics.load (acquire). We write used elements plainly and publish
- * used.idx with Atomics.store, which the driver acquires (2.7.8). Atomics.store is sequentially consistent,
- * so the load of the driver's event index or flags that follows cannot pass it: that is the full barrier of
- * 2.7.10.1, without which both sides could go to sleep.
+ * used.idx with Atomics.store, which the driver acquires (2.7.8).
+ *
+ * Release and acquire do not order a store before a later load, and twice that is needed, or both sides could go
+ * to sleep: publishUsed stores used.idx and then loads the driver's event index or flags (2.7.10.1), while the
+ * driver stores those and then loads used.idx; enableNotifications stores our event index or flags and then loads
+ * avail.idx, while the driver does it the other way round. Stores and loads of Atomics are sequentially
+ * consistent among themselves: a locked instruction on x86-64, STLR and LDAR on arm64, which do not pass each
+ * other. A plain access in any of the four places could. The kernel's side has a full barrier (virtio_mb).
+ * test/virtqueue/litmus.test.ts tries both kinds on the machine it runs on.
  */
 import { limits } from '../base/limits.js';
 import { type GuestMemory, MemoryAccess } from '../memory/guest-memory.js';
