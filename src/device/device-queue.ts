@@ -132,8 +132,6 @@ export class DeviceQueue implements EventSource {
     this.#handler = handler;
     this.#source = this.#reactor.add(this);
     this.#reactor.armPoll(this.#spec.queue.kickFd, this.#source, tokenKick);
-    // At once, so that the kick eventfd is watched when the start is told.
-    this.#reactor.ring.submit();
     this.#queue.disableNotifications();
   }
 

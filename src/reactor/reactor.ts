@@ -79,10 +79,11 @@ export class Reactor implements CompletionHandler {
 
   /**
    * Watches an eventfd that is never read: a multishot poll completes once per signal. The source arms it
-   * again when a completion comes without MORE.
+   * again when a completion comes without MORE. It is watched from now on, not from the next turn.
    */
   armPoll(fd: number, source: number, token: number): void {
     this.ring.prepare(RingOp.POLL_ADD, fd, 0, pollMultishot, 0, pollIn, 0, source, token);
+    this.ring.submit();
   }
 
   static isArmed(flags: number): boolean {
