@@ -124,6 +124,12 @@ export const libcCalls = {
     'long',
     ['long', 'long', 'long', 'long', 'long', 'long', 'long'],
   ),
+  timerfdCreate: bind<(clock: number, flags: number) => number>('timerfd_create', 'int', ['int', 'int']),
+  timerfdSettime: bind<(fd: number, flags: number, value: Address, old: Address) => number>(
+    'timerfd_settime',
+    'int',
+    ['int', 'int', 'uintptr_t', 'uintptr_t'],
+  ),
   write: bind<(fd: number, buffer: Bytes, length: number) => number>('write', 'long', [
     'int',
     'void *',

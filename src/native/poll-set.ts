@@ -18,6 +18,8 @@ export interface ArmedPoll {
   readonly source: number;
   readonly token: number;
   readonly multishot: boolean;
+  /** What an event completes with, instead of its mask. */
+  readonly result?: number;
   /** A descriptor of our own. */
   readonly fd: number;
 }
@@ -42,7 +44,7 @@ export class PollSet {
    * Returns 0 or a negative errno. The descriptor is duplicated: epoll knows a poll by its descriptor's number,
    * and the caller may watch one twice, or close it while it is watched and be given its number again.
    */
-  add(fd: number, mask: number, poll: { source: number; token: number; multishot: boolean }): number {
+  add(fd: number, mask: number, poll: Omit<ArmedPoll, 'fd'>): number {
     const own = libcCalls.fcntlNumber(fd, F_DUPFD_CLOEXEC, 0);
     if (own < 0) {
       return -errno();

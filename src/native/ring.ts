@@ -9,6 +9,8 @@ export const RingOp = {
   WRITEV: 2,
   FSYNC: 3,
   POLL_ADD: 6,
+  /** `address`: a struct __kernel_timespec, `len` 1. Ends with -ETIME when the time is over. */
+  TIMEOUT: 11,
   ASYNC_CANCEL: 14,
   FALLOCATE: 17,
   READ: 22,

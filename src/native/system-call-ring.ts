@@ -7,12 +7,23 @@
 import { Errno } from './errno.js';
 import { addressOf, errno, libcCalls } from './ffi.js';
 import { PollSet } from './poll-set.js';
-import { type CompletionHandler, CqeFlag, FsyncFlag, pollMultishot, type Ring, RingOp } from './ring.js';
+import {
+  type CompletionHandler,
+  CqeFlag,
+  FsyncFlag,
+  pollIn,
+  pollMultishot,
+  type Ring,
+  RingOp,
+} from './ring.js';
 
 /** By number: C libraries other than glibc do not have the functions. */
 const SYS_PREADV2 = process.arch === 'arm64' ? 286 : 327;
 const SYS_PWRITEV2 = process.arch === 'arm64' ? 287 : 328;
 
+const CLOCK_MONOTONIC = 1;
+const TFD_CLOEXEC = 0o2000000;
+const timespecBytes = 16;
 const two32 = 0x1_0000_0000;
 
 /** The entries, a column each. */
@@ -57,6 +68,9 @@ export class SystemCallRing implements Ring {
   /** One struct iovec, for the reads and writes of one buffer that carry flags. */
   readonly #iovec = new Uint32Array(new ArrayBuffer(16));
   readonly #iovecAddress = addressOf(this.#iovec);
+  /** struct itimerspec, of no interval. */
+  readonly #timer = new Uint32Array(new ArrayBuffer(2 * timespecBytes));
+  readonly #timerAddress = addressOf(this.#timer);
   /** Whether the last wait has already looked for events: the next reap need not. */
   #looked = false;
 
@@ -170,7 +184,7 @@ export class SystemCallRing implements Ring {
       const poll = this.#polls.poll(n);
       if (poll !== undefined) {
         const flags = poll.multishot ? CqeFlag.MORE : 0;
-        this.#complete(poll.source, poll.token, this.#polls.mask(n), flags);
+        this.#complete(poll.source, poll.token, poll.result ?? this.#polls.mask(n), flags);
       }
     }
     return count >= 0 || count === -Errno.EINTR ? 0 : count;
@@ -221,6 +235,8 @@ export class SystemCallRing implements Ring {
         return answer(libcCalls.fallocate(fd, sq.length[index], sq.offset[index], sq.address[index]));
       case RingOp.POLL_ADD:
         return this.#armPoll(index);
+      case RingOp.TIMEOUT:
+        return this.#armTimer(index);
       case RingOp.ASYNC_CANCEL:
         return this.#cancel(sq.address[index]);
       case RingOp.NOP:
@@ -265,7 +281,27 @@ export class SystemCallRing implements Ring {
     return result === 0 ? armed : result;
   }
 
-  /** Only polls are ever in flight: everything else has ended when its submission returned. */
+  /** A timerfd, so that an event loop which watches the ring wakes too. */
+  #armTimer(index: number): number {
+    const sq = this.#sq;
+    const fd = libcCalls.timerfdCreate(CLOCK_MONOTONIC, TFD_CLOEXEC);
+    if (fd < 0) {
+      return -errno();
+    }
+    libcCalls.memcpy(this.#timerAddress + timespecBytes, sq.address[index], timespecBytes);
+    const timer = {
+      source: sq.source[index],
+      token: sq.token[index],
+      multishot: false,
+      result: -Errno.ETIME,
+    };
+    let result = libcCalls.timerfdSettime(fd, 0, this.#timerAddress, 0);
+    result = result < 0 ? -errno() : this.#polls.add(fd, pollIn, timer);
+    libcCalls.close(fd);
+    return result === 0 ? armed : result;
+  }
+
+  /** Only polls and timers are ever in flight: everything else has ended when its submission returned. */
   #cancel(target: number): number {
     const token = target % two32;
     const source = Math.floor(target / two32);

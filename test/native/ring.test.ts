@@ -15,6 +15,7 @@ import {
   openFile,
   signalEventFd,
 } from '../../src/native/fd.js';
+import { addressOf } from '../../src/native/ffi.js';
 import { openRing, type RingKind, ringKinds } from '../../src/native/open-ring.js';
 import {
   type CompletionHandler,
@@ -413,6 +414,23 @@ function suite(kind: RingKind): void {
   });
 
   describe('the queues', () => {
+    it('ends a timeout when its time is over, or with its cancellation', () => {
+      const fds = openFdCount();
+      const timespec = new BigUint64Array(new BigUint64Array([0n, 30_000_000n]).buffer);
+      const hour = new BigUint64Array(new BigUint64Array([3600n, 0n]).buffer);
+      const since = performance.now();
+      ring.prepare(RingOp.TIMEOUT, -1, addressOf(timespec), 1, 0, 0, 0, 7, 1);
+      ring.prepare(RingOp.TIMEOUT, -1, addressOf(hour), 1, 0, 0, 0, 7, 2);
+      collect(ring, collector, 1);
+      assert.ok(performance.now() - since >= 29);
+      assert.equal(collector.resultOf(1), -Errno.ETIME);
+      ring.prepareCancel({ source: 7, token: 2 }, 7, 3);
+      collect(ring, collector, 3);
+      assert.equal(collector.resultOf(2), -Errno.ECANCELED);
+      assert.equal(collector.resultOf(3), 0);
+      assert.equal(openFdCount(), fds);
+    });
+
     it('submits by itself when the submission queue is full', () => {
       const count = ring.entries * 3 + 1;
       for (let token = 0; token < count; token++) {

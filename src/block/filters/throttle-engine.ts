@@ -2,7 +2,7 @@
 /** Requests wait until their throttle group lets them go, reads and writes in an order of their own. */
 import { Errno } from '../../native/errno.js';
 import { addressOf } from '../../native/ffi.js';
-import { RingOp } from '../../native/io-uring.js';
+import { RingOp } from '../../native/ring.js';
 import type { EventSource, Reactor } from '../../reactor/reactor.js';
 import { type BlockCompletionSink, type BlockEngine, BlockOp, type ThrottleEngineSpec } from '../engine.js';
 import type { RequestTable } from '../request-table.js';
