@@ -1,7 +1,7 @@
 // Hot file: synchronous, no allocation per request, no throw.
 /** A disk that fails as it is told to, for tests: by rules, the same for the same seed and order of requests. */
 import { addressOf } from '../../native/ffi.js';
-import { RingOp } from '../../native/io-uring.js';
+import { RingOp } from '../../native/ring.js';
 import type { EventSource, Reactor } from '../../reactor/reactor.js';
 import type { BlockCompletionSink, BlockEngine, BlockOp, FaultEngineSpec } from '../engine.js';
 import type { RequestTable } from '../request-table.js';
