@@ -19,11 +19,15 @@ export interface ExportTableOptions {
 
 interface ExportEntry {
   readonly blockExport: BlockExport;
+  readonly node: GraphNode;
   /** Its iothread objects. */
   readonly iothreads: readonly string[];
   /** Settles when the export has ended and is no longer in the table. */
   readonly gone: Promise<void>;
 }
+
+/** Export types whose front-end is a kernel with a disk. */
+const diskTypes: ReadonlySet<string> = new Set(['vduse-blk', 'vhost-user-blk']);
 
 export class ExportTable {
   readonly #options: ExportTableOptions;
@@ -70,6 +74,9 @@ export class ExportTable {
         hint: `node '${nodeName}' is read-only: export it with writable=off`,
       });
     }
+    if (writable) {
+      this.#checkOnlyDisk(type, node);
+    }
     const threads = named.length === 0 ? {} : { threads: named };
     const user = new ExportUser(type, writable);
     const link = node.attach(user);
@@ -78,11 +85,28 @@ export class ExportTable {
       const blockExport = await createExport(this.#options.creators, type, options);
       user.blockExport = blockExport;
       const gone = blockExport.closed.then(() => this.#forget(blockExport, link));
-      this.#entries.set(request.id, { blockExport, iothreads, gone });
+      this.#entries.set(request.id, { blockExport, node, iothreads, gone });
       return blockExport;
     } catch (error) {
       await link.close();
       throw error;
+    }
+  }
+
+  /**
+   * A kernel takes a disk for its own: two that write to one destroy what is on it. QEMU allows that, to be used by
+   * those who know; NBD's clients may share, and do.
+   */
+  #checkOnlyDisk(type: string, node: GraphNode): void {
+    const other = [...this.#entries.values()].find(
+      ({ blockExport, node: itsNode }) =>
+        itsNode === node && blockExport.writable && diskTypes.has(blockExport.type),
+    );
+    if (other !== undefined && diskTypes.has(type)) {
+      const { id } = other.blockExport;
+      throw new VduseError('BUSY', `node '${node.nodeName}' has a writable export already: '${id}'`, {
+        hint: 'Export it with writable=off, or delete the other export first.',
+      });
     }
   }
 

@@ -166,12 +166,16 @@ describe('exports of a daemon', () => {
     assert.equal(fakes.exports.length, 1);
   });
 
-  it('share a node, writing ones too, as QEMU has it', async () => {
+  it('share a node, but only one of the disks writes', async () => {
     await daemon.addNode(disk('a'));
     await daemon.addExport(served('e', 'a', { writable: true }));
-    await daemon.addExport(served('f', 'a', { writable: true }));
-    await daemon.addExport(served('g', 'a'));
-    assert.equal(daemon.exports.length, 3);
+    await assert.rejects(daemon.addExport(served('f', 'a', { writable: true })), {
+      code: 'BUSY',
+      message: "node 'a' has a writable export already: 'e'",
+      hint: 'Export it with writable=off, or delete the other export first.',
+    });
+    await daemon.addExport(served('f', 'a'));
+    assert.equal(daemon.exports.length, 2);
   });
 
   it('stay when a front-end uses them, unless the deletion is hard', async () => {
