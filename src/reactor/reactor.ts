@@ -8,6 +8,7 @@ import { limits } from '../base/limits.js';
 import { type FdWatcher, watchReadable } from '../native/fd-watcher.js';
 import { chooseRing, openRing, type RingKind } from '../native/open-ring.js';
 import { type CompletionHandler, CqeFlag, pollIn, pollMultishot, type Ring, RingOp } from '../native/ring.js';
+import { RunDelay } from '../native/run-delay.js';
 import { PollWindow } from './poll-window.js';
 
 export interface EventSource {
@@ -43,6 +44,7 @@ export class Reactor implements CompletionHandler {
   readonly #sources: (EventSource | undefined)[] = [];
   readonly #pollUs: number | undefined;
   readonly #window = new PollWindow();
+  #runDelay: RunDelay | undefined;
   /** Numbers of the sources that are there, for the loops of a turn. */
   #active: number[] = [];
   #stopped = false;
@@ -96,6 +98,7 @@ export class Reactor implements CompletionHandler {
 
   /** Works until `stop`. For queue threads: it sleeps inside the kernel and starves the event loop. */
   run(): void {
+    this.#runDelay = RunDelay.open();
     while (!this.#stopped) {
       if (this.#turn() > 0) {
         this.ring.submit();
@@ -107,6 +110,7 @@ export class Reactor implements CompletionHandler {
         this.#wait();
       }
     }
+    this.#runDelay?.close();
   }
 
   stop(): void {
@@ -193,6 +197,9 @@ export class Reactor implements CompletionHandler {
   #wait(): void {
     const window = this.#window;
     const since = performance.now();
+    if (window.windowMs > 0 && window.wantsDelay(since)) {
+      window.observeDelay(since, this.#runDelay?.readMs() ?? 0);
+    }
     if (window.windowMs > 0 && this.#spin(since)) {
       window.hit();
       return;

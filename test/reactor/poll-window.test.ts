@@ -52,6 +52,23 @@ describe('poll window', () => {
     assert.ok(held > 30, `${held} ms`);
   });
 
+  it('is shut while the thread waits for a processor, and open when it has one', () => {
+    const window = makeWindow(0.05);
+    assert.ok(window.wantsDelay(1000));
+    window.observeDelay(1000, 500);
+    assert.equal(window.windowMs, 0.05, 'what was before is not known');
+    assert.ok(!window.wantsDelay(1004));
+    assert.ok(window.wantsDelay(1005));
+    window.observeDelay(1005, 500.4);
+    assert.equal(window.windowMs, 0.05, 'a twelfth of the time is no pressure');
+    window.observeDelay(1010, 502);
+    assert.equal(window.windowMs, 0);
+    window.waited(1059, 1059.01);
+    assert.equal(window.windowMs, 0, 'for a while');
+    window.waited(1061, 1061.01);
+    assert.equal(window.windowMs, 0.05);
+  });
+
   it('forgives with time', () => {
     const window = makeWindow(0.05);
     const holdAfter = (): number => {
