@@ -9,15 +9,14 @@ import { ringVariable } from '../../src/native/open-ring.js';
 const program = fileURLToPath(new URL('./seccomp-main.js', import.meta.url));
 
 function run(ring: string) {
-  // libuv may have a ring of its own by the time of the filter, and gives up without it.
-  const env = { ...process.env, UV_USE_IO_URING: '0', [ringVariable]: ring };
+  const env = { ...process.env, [ringVariable]: ring };
   return spawnSync(process.execPath, [program], { encoding: 'utf8', env, timeout: 60_000 });
 }
 
 test('queue threads and the main thread work under a seccomp filter', () => {
   const { stdout, stderr, status } = run('');
   assert.equal(status, 0, stderr);
-  assert.deepEqual(JSON.parse(stdout), { results: [0, 0], errno: Errno.EPERM, found: [8192, 8192] });
+  assert.deepEqual(JSON.parse(stdout), { errno: Errno.EPERM, found: [8192, 8192] });
   const lines = stderr.trim().split('\n');
   assert.equal(lines.length, 1, stderr);
   const { level, msg } = JSON.parse(lines[0]) as { level: number; msg: string };
