@@ -223,7 +223,10 @@ export class Reactor implements CompletionHandler {
           return true;
         }
         for (let n = 0; n < active.length; n++) {
-          if ((this.#sources[active[n]]?.poll() ?? 0) > 0) {
+          const source = this.#sources[active[n]];
+          if (source !== undefined && source.poll() > 0) {
+            // What ended at once is shown at once: a front-end that looks for it a moment later need not sleep.
+            source.publish();
             return true;
           }
         }
