@@ -25,6 +25,8 @@ export interface EventSource {
 }
 
 export interface ReactorOptions {
+  /** Looks for work only while the calling thread, which is to run the reactor, need not wait for a processor. */
+  readonly observesDelay?: boolean;
   /** Entries of the submission queue, a power of two. */
   readonly entries?: number;
   /** Microseconds to look for work before a sleep, at most: instead of what the sources ask for. See PollWindow. */
@@ -44,7 +46,7 @@ export class Reactor implements CompletionHandler {
   readonly #sources: (EventSource | undefined)[] = [];
   readonly #pollUs: number | undefined;
   readonly #window = new PollWindow();
-  #runDelay: RunDelay | undefined;
+  readonly #runDelay: RunDelay | undefined;
   /** Numbers of the sources that are there, for the loops of a turn. */
   #active: number[] = [];
   #stopped = false;
@@ -55,6 +57,7 @@ export class Reactor implements CompletionHandler {
 
   constructor(options: ReactorOptions = {}) {
     this.ring = openRing(options.ring ?? chooseRing().kind, options.entries ?? defaultEntries);
+    this.#runDelay = options.observesDelay === true ? RunDelay.open() : undefined;
     this.#pollUs = options.pollUs;
     this.#adjustWindow();
   }
@@ -98,7 +101,6 @@ export class Reactor implements CompletionHandler {
 
   /** Works until `stop`. For queue threads: it sleeps inside the kernel and starves the event loop. */
   run(): void {
-    this.#runDelay = RunDelay.open();
     while (!this.#stopped) {
       if (this.#turn() > 0) {
         this.ring.submit();
@@ -110,7 +112,6 @@ export class Reactor implements CompletionHandler {
         this.#wait();
       }
     }
-    this.#runDelay?.close();
   }
 
   stop(): void {
@@ -177,6 +178,7 @@ export class Reactor implements CompletionHandler {
   close(): void {
     this.#stopped = true;
     this.detachFromEventLoop();
+    this.#runDelay?.close();
     this.ring.close();
   }
 

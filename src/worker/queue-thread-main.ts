@@ -113,7 +113,7 @@ function main(port: MessagePort, setup: ThreadSetup): void {
   if (setup.cpus !== undefined) {
     setThreadAffinity(setup.cpus);
   }
-  const reactor = new Reactor(setup);
+  const reactor = new Reactor({ ...setup, observesDelay: true });
   const runner = new QueueRunner(reactor);
   const source = new CommandSource({ reactor, runner, port, wakeFd: setup.wakeFd });
   port.postMessage({ kind: 'ready' } satisfies ThreadReport);

@@ -2,7 +2,7 @@
 import { readlinkSync } from 'node:fs';
 import { VduseError } from '../../base/errors.js';
 import type { QueueActivation } from '../../device/virtio-device.js';
-import { closeFd, createEventFd, replaceFd } from '../../native/fd.js';
+import { closeFd, createEventFd, replaceFd, setNonBlocking } from '../../native/fd.js';
 import type { NotifierSpec } from '../../native/notifier.js';
 import type { MemoryTable } from './memory-table.js';
 import type { VringAddresses } from './request.js';
@@ -81,6 +81,10 @@ export class Vring {
    * before, or from now on, the queue must not run.
    */
   setCall(fd: number | undefined): void {
+    if (fd !== undefined) {
+      // Or a front-end that fills its counter to the brim would stop the queue's thread, and the others' on it.
+      setNonBlocking(fd);
+    }
     if (this.#callFd >= 0 && fd !== undefined) {
       try {
         replaceFd(this.#callFd, fd);
@@ -93,13 +97,17 @@ export class Vring {
     this.#callFd = fd ?? -1;
   }
 
+  /** How the queue interrupts its driver. */
+  get callNotifier(): NotifierSpec {
+    return this.isNotified ? { kind: 'eventfd', fd: this.#callFd } : { kind: 'none' };
+  }
+
   /** Throws PROTOCOL where the ring is not set up as it should be. */
   activation(memory: MemoryTable): QueueActivation {
     const addresses = this.#addresses;
     if (addresses === undefined || this.#size === 0) {
       throw new VduseError('PROTOCOL', `ring ${this.index} is started before its size and addresses are set`);
     }
-    const notifier: NotifierSpec = this.isNotified ? { kind: 'eventfd', fd: this.#callFd } : { kind: 'none' };
     return {
       index: this.index,
       size: this.#size,
@@ -108,7 +116,7 @@ export class Vring {
       deviceAddress: memory.guestAddressOf(addresses.used),
       availIndex: this.availIndex,
       kickFd: this.#kickFd,
-      notifier,
+      notifier: this.callNotifier,
     };
   }
 

@@ -82,9 +82,9 @@ test('a front-end reads and writes through its shared memory, and nothing of it 
     await remote.close();
   }
   await until('the end of the session', () => !served.transport.connected);
-  assert.equal(openFdCount(), fds);
-  assert.equal(mapCount('memfd:front-end'), maps);
+  const left = { fds: openFdCount(), maps: mapCount('memfd:front-end') };
   await served.close();
+  assert.deepEqual(left, { fds, maps });
 });
 
 test('front-ends without acknowledgements, without protocol features beyond them, without enabling', async () => {
