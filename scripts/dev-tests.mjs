@@ -5,7 +5,7 @@ import { join } from 'node:path';
 
 import { checkout } from './dev-run.mjs';
 
-export const testSuites = ['unit', 'software', 'clients', 'lab', 'all'];
+export const testSuites = ['unit', 'software', 'programs', 'clients', 'lab', 'all'];
 
 /** From the sources: the compiler leaves the output of deleted files where it was. */
 function compiledTests(directory) {
@@ -27,7 +27,7 @@ export function testFiles(suite) {
   const unitArgs = ['--test-concurrency=4', '--test-timeout=300000'];
   const unit = {
     title: 'unit',
-    files: all.filter((path) => !isIn('lab')(path) && !isIn('clients')(path)),
+    files: all.filter((path) => !['programs', 'clients', 'lab'].some((name) => isIn(name)(path))),
     args: unitArgs,
     needsLab: false,
   };
@@ -37,6 +37,8 @@ export function testFiles(suite) {
     args: unitArgs,
     needsLab: false,
   };
+  // Our own commands as processes, dozens of them: half a second each.
+  const programs = { title: 'program', files: all.filter(isIn('programs')), args: unitArgs };
   // Programs of Debian's on disks of ours: slower than units, and in need of packages.
   const clients = { title: 'client', files: all.filter(isIn('clients')), args: [], needsClients: true };
   // One machine at a time: two would take each other's processor away and run into time limits.
@@ -46,7 +48,6 @@ export function testFiles(suite) {
     args: ['--test-concurrency=1'],
     needsLab: true,
   };
-  return { unit: [unit], software: [software], clients: [clients], lab: [lab], all: [unit, clients, lab] }[
-    suite
-  ];
+  const suites = { unit, software, programs, clients, lab };
+  return suite === 'all' ? [unit, programs, clients, lab] : [suites[suite]];
 }

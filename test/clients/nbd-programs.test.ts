@@ -5,10 +5,10 @@ import { accessSync, constants, readFileSync, writeFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { describe, type TestContext, test } from 'node:test';
 import { promisify } from 'node:util';
+import { MemoryExport, type MemoryExportOptions } from '../nbd/memory-export.js';
+import { startServer } from '../nbd/nbd-test-server.js';
 import { testRandom } from '../support/random.js';
 import { makeTempDir } from '../support/temp-dir.js';
-import { MemoryExport, type MemoryExportOptions } from './memory-export.js';
-import { startServer } from './nbd-test-server.js';
 
 const RUN_MS_MAX = 60_000;
 const size = 16 << 20;

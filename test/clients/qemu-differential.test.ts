@@ -15,9 +15,9 @@ import { VduseError } from '../../src/base/errors.js';
 import { openBlockNode } from '../../src/block/open.js';
 import { parseCommandLine } from '../../src/cli/storage-daemon/command-line.js';
 import { StorageDaemon } from '../../src/daemon/storage-daemon.js';
+import { Fakes } from '../daemon/fakes.js';
 import { QmpClient } from '../qmp/client.js';
 import { propertyRuns } from '../support/property.js';
-import { Fakes } from './fakes.js';
 
 const PROGRAM = 'qemu-storage-daemon';
 const isInstalled = spawnSync(PROGRAM, ['--version']).status === 0;
