@@ -37,10 +37,11 @@ function rectangle(box: { x: number; y: number; width: number; height: number },
   return `<rect x="${round(box.x)}" y="${round(box.y)}" width="${round(box.width)}" height="${round(box.height)}" fill="${fill}"/>`;
 }
 
-function page(size: { width: number; height: number }, parts: readonly string[]): string {
+function page(size: { width: number; height: number; title: string }, parts: readonly string[]): string {
   const { width, height } = { width: Math.ceil(size.width), height: Math.ceil(size.height) };
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" font-family="DejaVu Sans, Verdana, sans-serif" fill="${INK}">`,
+    `<title>${escapeXml(size.title)}</title>`,
     // A page of its own colour: the viewer's may be dark.
     rectangle({ x: 0, y: 0, width, height }, '#fff'),
     ...parts,
@@ -133,7 +134,7 @@ export function barChart({ title, subtitle, series, groups }: BarChart): string 
     line([x(mark), top], [x(mark), y], `stroke="${mark === 1 ? INK : GRID}"`),
     text(tick(mark), { x: x(mark), y: y + 14, anchor: 'middle', size: 11 }),
   ]);
-  return page({ width: left + plotWidth + 60, height: y + 26 }, [...parts, ...grid, ...body]);
+  return page({ title, width: left + plotWidth + 60, height: y + 26 }, [...parts, ...grid, ...body]);
 }
 
 interface BarPlace {
@@ -189,7 +190,7 @@ export function lineChart({ title, subtitle, series, columns, panels }: LineChar
     ),
   ];
   const rows = Math.ceil(panels.length / columns);
-  return page({ width: 12 + columns * (width + 20), height: 80 + rows * (height + 20) }, parts);
+  return page({ title, width: 12 + columns * (width + 20), height: 80 + rows * (height + 20) }, parts);
 }
 
 /** A round number that is not below a value: 1, 2, 2.5 or 5 times a power of ten. */
