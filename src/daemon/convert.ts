@@ -32,6 +32,7 @@ export async function convertNode(options: ConvertOptions): Promise<void> {
   if (target.readOnly) {
     throw new VduseError('IMAGE_READ_ONLY', `block node '${target.nodeName}' is read-only`);
   }
+  checkAlignment(source, target);
   signal?.throwIfAborted();
   const bitmap = new DirtyBitmap({ size: source.size, granularity });
   bitmap.mark(0, source.size);
@@ -57,5 +58,18 @@ export async function convertNode(options: ConvertOptions): Promise<void> {
   } finally {
     signal?.removeEventListener('abort', stop);
     await copier.close();
+  }
+}
+
+/** The last part must be one that both nodes take, and so must be what lies between the source's holes. */
+function checkAlignment(source: BlockNode, target: BlockNode): void {
+  const aligned = Math.max(source.limits.requestAlignment, target.limits.requestAlignment);
+  const coarse = source.limits.requestAlignment === aligned ? source : target;
+  if (source.size % aligned !== 0) {
+    throw new VduseError(
+      'INVALID_ARGUMENT',
+      `node '${coarse.nodeName}' takes requests of ${aligned} bytes, of which the ${source.size} bytes of '${source.nodeName}' are no multiple`,
+      { hint: `Open '${coarse.nodeName}' without cache.direct=on.` },
+    );
   }
 }

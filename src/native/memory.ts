@@ -95,6 +95,11 @@ export function fillZeroes(address: number, length: number): void {
   libcCalls.memset(address, 0, length);
 }
 
+/** Whether two ranges hold the same. */
+export function isEqual(a: number, b: number, length: number): boolean {
+  return libcCalls.memcmp(a, b, length) === 0;
+}
+
 /** Zeroes to compare with, kept for the life of the thread. Only read, so they take one page of the system's. */
 const zeroBlockLength = 1 << 20;
 let zeroBlock = 0;

@@ -1,11 +1,7 @@
 /** vduse create: an empty raw image. */
-import { constants, type Stats, statfsSync, statSync } from 'node:fs';
-import { type FileHandle, open, unlink } from 'node:fs/promises';
-import { dirname, resolve } from 'node:path';
 import { type Command, Option } from 'commander';
-import { errorMessage, VduseError } from '../../base/errors.js';
-import { lockImage } from '../../block/drivers/image-lock.js';
 import { type CommandContext, checked, createCommand } from '../support/command.js';
+import { createImage } from '../support/create-image.js';
 import { UsageError } from '../support/errors.js';
 import { formatSize, parseSize, roundUpToSectors, sectorBytes } from '../support/size.js';
 
@@ -13,15 +9,6 @@ interface CreateFlags {
   readonly force?: true;
   readonly preallocate: 'off' | 'full';
 }
-
-interface CreateRequest {
-  readonly path: string;
-  readonly size: number;
-  readonly force: boolean;
-  readonly preallocate: boolean;
-}
-
-const CHUNK_BYTES = 4 << 20;
 
 const examples = `
 SIZE is in bytes, or has a unit of 1024: K, M, G, T (also Ki, KiB and so on), such as 1.5G. It is rounded up to
@@ -55,145 +42,4 @@ export function createImageCommand(context: CommandContext): Command {
         `${path}: ${formatSize(size)}, ${preallocate === 'full' ? 'preallocated' : 'sparse'}${rounded}\n`,
       );
     });
-}
-
-/** When it throws, an image that was not there before is not there either. */
-async function createImage(request: CreateRequest, context: CommandContext): Promise<void> {
-  const { path } = request;
-  const before = existing(path);
-  if (before !== undefined) {
-    checkReplaceable(request, before);
-  }
-  const isNew = before === undefined;
-  const file = await openImage(request, isNew);
-  try {
-    // Whoever has the image open would find it empty under his feet.
-    lockImage({ fd: file.fd, filename: path, writable: true, mode: 'auto' });
-    await fill(file, request, context);
-  } catch (error) {
-    if (isNew) {
-      await unlink(path);
-    }
-    throw error;
-  } finally {
-    await file.close();
-  }
-}
-
-function existing(path: string): Stats | undefined {
-  try {
-    return statSync(path, { throwIfNoEntry: false });
-  } catch (error) {
-    throw creationError(path, error);
-  }
-}
-
-function checkReplaceable({ path, force }: CreateRequest, stats: Stats): void {
-  if (!stats.isFile()) {
-    const kind = stats.isDirectory() ? 'a directory' : stats.isBlockDevice() ? 'a block device' : 'no file';
-    throw new VduseError('IMAGE_INVALID', `cannot create '${path}': it is ${kind}`, {
-      hint: stats.isBlockDevice()
-        ? `A block device needs no image: vduse export ${path}`
-        : 'Give the path of a file.',
-    });
-  }
-  if (!force) {
-    throw new VduseError('ALREADY_EXISTS', `cannot create '${path}': it exists already`, {
-      hint: 'Choose another path, or replace it with --force: its contents are lost.',
-    });
-  }
-}
-
-async function openImage({ path }: CreateRequest, isNew: boolean): Promise<FileHandle> {
-  // Not truncated here: first comes the lock. A FIFO that took the file's place meanwhile must not block.
-  const creation = isNew ? constants.O_CREAT | constants.O_EXCL : 0;
-  const flags = constants.O_RDWR | constants.O_NONBLOCK | creation;
-  let file: FileHandle;
-  try {
-    file = await open(path, flags, 0o644);
-  } catch (error) {
-    throw creationError(path, error);
-  }
-  if (!(await file.stat()).isFile()) {
-    await file.close();
-    throw new VduseError('IMAGE_INVALID', `cannot create '${path}': it is no file`);
-  }
-  return file;
-}
-
-async function fill(file: FileHandle, request: CreateRequest, context: CommandContext): Promise<void> {
-  const { path, size } = request;
-  try {
-    await file.truncate(0);
-    if (!request.preallocate) {
-      await file.truncate(size);
-      return;
-    }
-    const { bavail, bsize } = statfsSync(dirname(resolve(path)));
-    if (bavail * bsize < size) {
-      throw new VduseError(
-        'SYSTEM_CALL',
-        `cannot create '${path}': ${formatSize(size)} are wanted, ${formatSize(bavail * bsize)} are free`,
-        { hint: 'Free some space, or leave out --preallocate: then it takes space as it is written.' },
-      );
-    }
-    await writeZeroes(file, size, context);
-  } catch (error) {
-    throw creationError(path, error);
-  }
-}
-
-async function writeZeroes(file: FileHandle, size: number, context: CommandContext): Promise<void> {
-  const zeroes = new Uint8Array(CHUNK_BYTES);
-  let done = 0;
-  let interrupted: NodeJS.Signals | undefined;
-  const onSignal = (signal: NodeJS.Signals): void => {
-    interrupted = signal;
-  };
-  const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
-  for (const signal of signals) {
-    process.on(signal, onSignal);
-  }
-  const write = async (): Promise<void> => {
-    while (done < size && interrupted === undefined) {
-      const { bytesWritten } = await file.write(zeroes, 0, Math.min(CHUNK_BYTES, size - done), done);
-      done += bytesWritten;
-    }
-    await file.sync();
-  };
-  try {
-    await context.terminal.during(
-      () => `writing zeroes: ${formatSize(done)} of ${formatSize(size)}`,
-      write(),
-    );
-  } finally {
-    for (const signal of signals) {
-      process.off(signal, onSignal);
-    }
-  }
-  if (interrupted !== undefined) {
-    throw new VduseError('ABORTED', `${interrupted}: the image was not finished`);
-  }
-}
-
-function creationError(path: string, error: unknown): unknown {
-  if (error instanceof VduseError) {
-    return error;
-  }
-  const { code = '' } = error as NodeJS.ErrnoException;
-  const reasons: Readonly<Record<string, readonly [VduseError['code'], string, string]>> = {
-    ENOENT: ['NOT_FOUND', 'its directory does not exist', `Make it: mkdir -p ${dirname(path)}`],
-    ENOTDIR: ['NOT_FOUND', 'its directory is no directory', 'Check the path.'],
-    EACCES: ['PERMISSION_DENIED', 'permission denied', 'Choose a directory that you may write to.'],
-    EPERM: ['PERMISSION_DENIED', 'permission denied', 'Choose a directory that you may write to.'],
-    EROFS: ['PERMISSION_DENIED', 'its file system is read-only', 'Choose another one.'],
-    EFBIG: ['INVALID_ARGUMENT', 'its file system has no files of that size', 'Choose a smaller size.'],
-    ENOSPC: ['SYSTEM_CALL', 'no space is left on its file system', 'Free some space.'],
-    EEXIST: ['ALREADY_EXISTS', 'it exists already', 'Somebody made it just now.'],
-  };
-  const [errorCode, reason, hint] = reasons[code] ?? ['SYSTEM_CALL', errorMessage(error), undefined];
-  return new VduseError(errorCode, `cannot create '${path}': ${reason}`, {
-    cause: error,
-    ...(hint === undefined ? {} : { hint }),
-  });
 }

@@ -2,8 +2,9 @@
 import { CommanderError } from 'commander';
 import { packageVersion } from '../../daemon/version.js';
 import { type CommandContext, createCommand, usageError } from '../support/command.js';
-import { ExitStatus, sayError, UsageError } from '../support/errors.js';
+import { ExitStatus, exitStatusOf, sayError } from '../support/errors.js';
 import { Terminal } from '../support/terminal.js';
+import { convertCommand } from './convert.js';
 import { createImageCommand } from './create.js';
 import { doctorCommand } from './doctor.js';
 import { exportCommand } from './export.js';
@@ -51,6 +52,7 @@ function createProgram(context: CommandContext) {
     exportCommand,
     serveCommand,
     createImageCommand,
+    convertCommand,
     listCommand,
     resizeCommand,
     removeCommand,
@@ -69,5 +71,5 @@ function explain(context: CommandContext, error: unknown): number {
     return ExitStatus.OK;
   }
   sayError(context.terminal, told);
-  return told instanceof UsageError ? ExitStatus.USAGE : ExitStatus.FAILURE;
+  return exitStatusOf(told);
 }

@@ -1,4 +1,5 @@
 /** How errors look, and what exit status they give. */
+import { constants } from 'node:os';
 import { errorMessage, VduseError } from '../../base/errors.js';
 import type { Terminal } from './terminal.js';
 
@@ -10,6 +11,24 @@ export class UsageError extends VduseError {
     super('INVALID_ARGUMENT', message, { hint });
     this.name = 'UsageError';
   }
+}
+
+/** The end that somebody asked for by a signal, before the command was done. */
+export class InterruptedError extends VduseError {
+  readonly signal: NodeJS.Signals;
+
+  constructor(signal: NodeJS.Signals, message: string) {
+    super('ABORTED', message);
+    this.name = 'InterruptedError';
+    this.signal = signal;
+  }
+}
+
+export function exitStatusOf(error: unknown): number {
+  if (error instanceof InterruptedError) {
+    return 128 + constants.signals[error.signal];
+  }
+  return error instanceof UsageError ? ExitStatus.USAGE : ExitStatus.FAILURE;
 }
 
 export interface ErrorReport {

@@ -79,3 +79,8 @@ export function formatDuration(milliseconds: number): string {
     ? `${minutes} min ${seconds % 60} s`
     : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
+
+/** What something took: `0.3 s`, `42.1 s`, `2 min 5 s`. */
+export function formatSeconds(seconds: number): string {
+  return seconds < 60 ? `${seconds.toFixed(1)} s` : formatDuration(seconds * 1000);
+}
