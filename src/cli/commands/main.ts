@@ -9,6 +9,7 @@ import { createImageCommand } from './create.js';
 import { doctorCommand } from './doctor.js';
 import { exportCommand } from './export.js';
 import { listCommand } from './list.js';
+import { mirrorCommand } from './mirror.js';
 import { qmpCommand } from './qmp.js';
 import { removeCommand } from './remove.js';
 import { resizeCommand } from './resize.js';
@@ -57,6 +58,7 @@ function createProgram(context: CommandContext) {
     resizeCommand,
     removeCommand,
     doctorCommand,
+    mirrorCommand,
     qmpCommand,
     topCommand,
   ]) {
