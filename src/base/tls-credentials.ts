@@ -1,9 +1,11 @@
 /** What TLS needs of one side. The secrets in it are private members, so that no log and no answer shows them. */
 import { isIP } from 'node:net';
-import type { ConnectionOptions } from 'node:tls';
+import type { ConnectionOptions, TlsOptions } from 'node:tls';
 
 export interface X509Credentials {
   readonly ca: Buffer;
+  /** Certificates that count no more. */
+  readonly revoked?: Buffer | undefined;
   readonly certificate?: Buffer | undefined;
   readonly key?: Buffer | undefined;
   readonly passphrase?: string | undefined;
@@ -45,15 +47,40 @@ export class TlsCredentials {
         pskCallback: () => (psk === undefined ? null : { psk, identity }),
       };
     }
-    const { ca, certificate, key, passphrase } = this.#x509!;
+    const { ca, revoked, certificate, key, passphrase } = this.#x509!;
     return {
       ca,
+      ...(revoked === undefined ? {} : { crl: revoked }),
       ...(certificate === undefined ? {} : { cert: certificate }),
       ...(key === undefined ? {} : { key }),
       ...(passphrase === undefined ? {} : { passphrase }),
       rejectUnauthorized: this.verifyPeer,
       // An IP address is not sent as a name (RFC 6066), but checked all the same.
       ...(hostname === undefined ? {} : { host: hostname, servername: isIP(hostname) === 0 ? hostname : '' }),
+    };
+  }
+
+  /** For a server's side of a connection. A client that can't prove who it is does not get through the handshake. */
+  serverOptions(): TlsOptions {
+    const common = { minVersion: 'TLSv1.2', dhparam: 'auto' } as const;
+    const psk = this.#psk;
+    if (psk !== undefined) {
+      return {
+        ...common,
+        ciphers: pskCiphers,
+        pskCallback: (_socket, identity) => psk.get(identity) ?? null,
+      };
+    }
+    const { ca, revoked, certificate, key, passphrase } = this.#x509!;
+    return {
+      ...common,
+      ca,
+      ...(revoked === undefined ? {} : { crl: revoked }),
+      ...(certificate === undefined ? {} : { cert: certificate }),
+      ...(key === undefined ? {} : { key }),
+      ...(passphrase === undefined ? {} : { passphrase }),
+      requestCert: this.verifyPeer,
+      rejectUnauthorized: this.verifyPeer,
     };
   }
 }

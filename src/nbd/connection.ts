@@ -8,7 +8,7 @@ import type { Logger } from '../base/log.js';
 import type { StayAwake } from './awake.js';
 import { Handshake } from './handshake.js';
 import { type NbdClientLimits, nbdLimits } from './nbd-limits.js';
-import { receiveInto } from './receiving-socket.js';
+import type { SocketReader } from './receiving-socket.js';
 import { ReplyQueue } from './reply-queue.js';
 import type { SessionTerms } from './request.js';
 import type { ServedExport } from './served-export.js';
@@ -23,8 +23,10 @@ export interface Clock {
 }
 
 export interface ConnectionOptions {
-  /** As the server accepted it. */
-  readonly socket: Socket;
+  /** Makes the client's bytes come to the reader; returns its socket. */
+  readonly receive: (reader: SocketReader) => Socket;
+  /** Of a client that came through TLS: what it said to the greeting, and when it connected. */
+  readonly secured?: { readonly clientFlags: number; readonly openedMs: number };
   readonly exports: ReadonlyMap<string, ServedExport>;
   readonly limits: NbdClientLimits;
   readonly clock: Clock;
@@ -69,15 +71,15 @@ export class NbdConnection {
   #reportClosed: () => void = () => undefined;
 
   constructor(options: ConnectionOptions) {
-    const { clock } = options;
+    const { clock, secured } = options;
     this.#options = options;
-    const socket = receiveInto(options.socket, {
+    const socket = options.receive({
       place: () => this.#nextPlace(),
       onReceived: (count) => this.#onReceived(count),
     });
     this.#socket = socket;
     this.#logger = options.logger;
-    this.#openedMs = clock.nowMs;
+    this.#openedMs = secured?.openedMs ?? clock.nowMs;
     this.#receivedMs = clock.nowMs;
     this.#writingMs = clock.nowMs;
     this.closed = new Promise((report) => {
@@ -86,6 +88,7 @@ export class NbdConnection {
     this.#queue = new ReplyQueue(socket, () => this.#pump());
     this.#handshake = new Handshake({
       queue: this.#queue,
+      securedFlags: secured?.clientFlags,
       exports: options.exports,
       onChosen: (terms) => this.#onChosen(terms),
       onFinished: (fault) => this.#end(fault),

@@ -19,12 +19,15 @@ import {
 } from '../base/nbd-protocol.js';
 import { nbdLimits } from './nbd-limits.js';
 import { decodeExportQuery, decodeMetaContextQuery, decodeString } from './option-decoder.js';
+import { writeGreeting, writeOptionReply } from './option-encoder.js';
 import type { ReplyQueue } from './reply-queue.js';
 import type { SessionTerms } from './request.js';
 import { type ServedExport, transmissionFlags } from './served-export.js';
 
 export interface HandshakeOptions {
   readonly queue: ReplyQueue;
+  /** What the client said to the greeting, when that was before TLS began. */
+  readonly securedFlags?: number | undefined;
   /** What is served now, by name. */
   readonly exports: ReadonlyMap<string, ServedExport>;
   readonly onChosen: (terms: SessionTerms) => void;
@@ -63,15 +66,15 @@ export class Handshake {
     return this.#blocked;
   }
 
-  /** "Newstyle negotiation": the server speaks first. */
+  /** "Newstyle negotiation": the server speaks first, unless it did before TLS began. */
   greet(): void {
+    const { securedFlags } = this.#options;
+    if (securedFlags !== undefined) {
+      this.#onFlags(securedFlags);
+      return;
+    }
     const at = this.#queue.reserve(Bytes.greeting);
-    const { slab } = this.#queue;
-    writeU32(slab, at, Magic.initHigh);
-    writeU32(slab, at + 4, Magic.initLow);
-    writeU32(slab, at + 8, Magic.optionHigh);
-    writeU32(slab, at + 12, Magic.optionLow);
-    writeU16(slab, at + 16, HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES);
+    writeGreeting(this.#queue.slab, at);
   }
 
   /** Takes bytes from `at` on, up to the end of the handshake. Returns where it stopped. */
@@ -189,7 +192,12 @@ export class Handshake {
         this.#onMetaContext(data);
         break;
       case Option.STARTTLS:
-        this.#fail(OptionReply.ERR_POLICY, 'TLS is not configured on this server');
+        if (this.#options.securedFlags === undefined) {
+          this.#fail(OptionReply.ERR_POLICY, 'TLS is not configured on this server');
+        } else {
+          // "FORCEDTLS mode".
+          this.#fail(OptionReply.ERR_INVALID, 'TLS has begun already');
+        }
         break;
       default:
         this.#fail(OptionReply.ERR_UNSUP, `option ${this.#option} is not known`);
@@ -340,16 +348,8 @@ export class Handshake {
   /** "Fixed newstyle negotiation": one reply to the option at hand, its data in pieces. */
   #reply(type: number, ...data: readonly Uint8Array[]): void {
     const at = this.#queue.reserve(Bytes.optionReplyHeader);
-    const { slab } = this.#queue;
-    writeU32(slab, at, Magic.optionReplyHigh);
-    writeU32(slab, at + 4, Magic.optionReplyLow);
-    writeU32(slab, at + 8, this.#option);
-    writeU32(slab, at + 12, type);
-    writeU32(
-      slab,
-      at + 16,
-      data.reduce((length, piece) => length + piece.length, 0),
-    );
+    const length = data.reduce((sum, piece) => sum + piece.length, 0);
+    writeOptionReply(this.#queue.slab, at, { option: this.#option, type, length });
     for (const piece of data) {
       this.#queue.copy(piece);
     }

@@ -12,6 +12,8 @@ export const nbdLimits = {
   optionBytesSkippedMax: 16 << 20,
   /** Options of one client, before it chooses an export. */
   optionsMax: 512,
+  /** Options of one client before TLS, where it is required. */
+  plainOptionsMax: 32,
   /** Bytes of answers to options that wait to be read by the client, before more options are looked at. */
   optionReplyBytesMax: 256 << 10,
   /** Replies that a client has not read, bytes, before further requests of it are looked at. */
@@ -35,7 +37,7 @@ export interface NbdClientLimits {
    * long.
    */
   readonly requestBytesMax: number;
-  /** From the connection to the choice of an export. */
+  /** From the connection to the choice of an export, TLS included. */
   readonly handshakeTimeoutMs: number;
   /** Half a request and then nothing, or replies that the client does not read. An idle client may stay for ever. */
   readonly stallTimeoutMs: number;

@@ -12,11 +12,13 @@ import { errorMessage, VduseError } from '../base/errors.js';
 import { type Logger, silentLogger } from '../base/log.js';
 import { removeStaleSocket, UnixListener } from '../native/unix-socket.js';
 import { StayAwake } from './awake.js';
-import { type Clock, NbdConnection } from './connection.js';
+import { type Clock, type ConnectionOptions, NbdConnection } from './connection.js';
 import { defaultClientLimits, type NbdClientLimits } from './nbd-limits.js';
+import { receiveDecrypted, receiveInto } from './receiving-socket.js';
 import { type NbdExportOptions, type ServedExport, serveExport } from './served-export.js';
+import { type NbdTls, TlsEntrance } from './tls-entrance.js';
 
-/** Where to listen. Whoever can connect can read and write: there is no TLS and no password. */
+/** Where to listen. Whoever can connect can read and write, unless TLS asks who it is. */
 export type NbdAddress =
   /** A socket file, for this user only; after a NUL byte, an abstract name. */
   | { readonly type: 'unix'; readonly path: string }
@@ -28,7 +30,11 @@ export interface NbdServerOptions {
   readonly logger?: Logger;
   /** Microseconds for which the event loop stays awake after a reply, where clients are that fast. 0, the default: none. */
   readonly pollUs?: number;
+  /** Clients must use TLS, and learn nothing before. */
+  readonly tls?: NbdTls;
 }
+
+type Client = NbdConnection | TlsEntrance;
 
 /** IANA's port for NBD. */
 export const NBD_PORT = 10809;
@@ -41,13 +47,18 @@ export class NbdServer {
   readonly #limits: NbdClientLimits;
   readonly #exports = new Map<string, ServedExport>();
   readonly #listeners = new Set<Server>();
-  readonly #connections = new Set<NbdConnection>();
+  /** Those on their way in included. */
+  readonly #connections = new Set<Client>();
+  readonly #tls: NbdTls | undefined;
   readonly #awake: StayAwake;
   readonly #clock = { nowMs: 0 } satisfies Clock;
   #timer: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
 
+  /** Throws INVALID_ARGUMENT for credentials that are not a server's. */
   constructor(options: NbdServerOptions = {}) {
+    checkTls(options.tls);
+    this.#tls = options.tls;
     this.#logger = options.logger ?? silentLogger;
     this.#awake = new StayAwake(options.pollUs ?? 0);
     this.#limits = { ...defaultClientLimits, ...options.limits };
@@ -108,7 +119,7 @@ export class NbdServer {
   }
 
   async #listen(where: string, start: (server: Server) => unknown): Promise<Server> {
-    const server = createServer({ pauseOnConnect: true });
+    const server = createServer({ pauseOnConnect: true, allowHalfOpen: true });
     try {
       start(server);
       await once(server, 'listening');
@@ -146,7 +157,7 @@ export class NbdServer {
   }
 
   /** Lets clients go, for a while politely. */
-  async #end(clients: readonly NbdConnection[]): Promise<void> {
+  async #end(clients: readonly Client[]): Promise<void> {
     for (const client of clients) {
       client.shutDown();
     }
@@ -159,7 +170,7 @@ export class NbdServer {
     clearTimeout(timer);
   }
 
-  #clients(name: string | undefined): NbdConnection[] {
+  #clients(name: string | undefined): Client[] {
     const connections = [...this.#connections];
     if (name === undefined) {
       return connections;
@@ -181,33 +192,53 @@ export class NbdServer {
       }
       negotiating.destroy(`there are ${this.#limits.connectionsMax}, and it has not chosen an export`);
     }
-    const connection = this.#connect(socket);
-    if (connection === undefined) {
-      return;
+    if (this.#tls === undefined) {
+      this.#connect(socket, { receive: (reader) => receiveInto(socket, reader) });
+    } else {
+      this.#secure(socket, this.#tls);
     }
-    this.#connections.add(connection);
-    this.#timer ??= setInterval(() => this.#tick(), this.#tickMs);
-    void connection.closed.then(() => this.#forget(connection));
   }
 
-  #connect(socket: Socket): NbdConnection | undefined {
+  #secure(socket: Socket, tls: NbdTls): void {
+    const entrance: TlsEntrance = new TlsEntrance({
+      socket,
+      tls,
+      limits: this.#limits,
+      clock: this.#clock,
+      logger: this.#logger,
+      onSecured: (secured, clientFlags) =>
+        this.#connect(secured, {
+          receive: (reader) => receiveDecrypted(secured, reader),
+          secured: { clientFlags, openedMs: entrance.openedMs },
+        }),
+    });
+    this.#keep(entrance);
+  }
+
+  #connect(socket: Socket, how: Pick<ConnectionOptions, 'receive' | 'secured'>): void {
     try {
-      return new NbdConnection({
-        socket,
+      const connection = new NbdConnection({
+        ...how,
         exports: this.#exports,
         limits: this.#limits,
         clock: this.#clock,
         awake: this.#awake,
         logger: this.#logger,
       });
+      this.#keep(connection);
     } catch (error) {
       this.#logger.warn(`NBD client turned away: ${errorMessage(error)}`);
       socket.destroy();
-      return undefined;
     }
   }
 
-  #forget(connection: NbdConnection): void {
+  #keep(connection: Client): void {
+    this.#connections.add(connection);
+    this.#timer ??= setInterval(() => this.#tick(), this.#tickMs);
+    void connection.closed.then(() => this.#forget(connection));
+  }
+
+  #forget(connection: Client): void {
     this.#connections.delete(connection);
     if (this.#connections.size === 0) {
       clearInterval(this.#timer);
@@ -227,6 +258,24 @@ export class NbdServer {
   get #tickMs(): number {
     const { handshakeTimeoutMs, stallTimeoutMs } = this.#limits;
     return Math.max(10, Math.min(TICK_MS_MAX, handshakeTimeoutMs / 4, stallTimeoutMs / 4));
+  }
+}
+
+function checkTls(tls: NbdTls | undefined): void {
+  if (tls === undefined) {
+    return;
+  }
+  const { endpoint, kind, verifyPeer } = tls.credentials;
+  if (endpoint !== 'server') {
+    throw new VduseError('INVALID_ARGUMENT', 'Expected TLS credentials for a server endpoint', {
+      hint: 'add endpoint=server to them',
+    });
+  }
+  if (tls.authorize !== undefined && (kind !== 'x509' || !verifyPeer)) {
+    // QEMU lets everybody in who comes through such credentials, whatever the list says.
+    throw new VduseError('INVALID_ARGUMENT', 'these TLS credentials tell no name that could be authorized', {
+      hint: 'use tls-creds-x509 with verify-peer=on, or leave tls-authz out',
+    });
   }
 }
 

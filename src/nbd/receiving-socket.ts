@@ -5,6 +5,7 @@
  * more on its way to where it belongs.
  */
 import { type OnReadOpts, Socket, type SocketConstructorOpts } from 'node:net';
+import type { TLSSocket } from 'node:tls';
 import { duplicateFd } from '../native/fd.js';
 
 export interface SocketReader {
@@ -39,4 +40,22 @@ export function receiveInto(accepted: Socket, reader: SocketReader): Socket {
     onread,
   };
   return new Socket(options).setNoDelay(true).setKeepAlive(true);
+}
+
+/** The same for a socket that speaks TLS: what was decrypted is copied to where the reader wants it. */
+export function receiveDecrypted(secured: TLSSocket, reader: SocketReader): TLSSocket {
+  secured.on('data', (chunk: Buffer) => {
+    for (let at = 0; at < chunk.length && !secured.destroyed; ) {
+      if (secured.isPaused()) {
+        secured.unshift(chunk.subarray(at));
+        return;
+      }
+      const place = reader.place();
+      const count = Math.min(place.length, chunk.length - at);
+      place.set(chunk.subarray(at, at + count));
+      at += count;
+      reader.onReceived(count);
+    }
+  });
+  return secured;
 }

@@ -5,6 +5,7 @@ import { createLogger, type Logger } from '../../src/base/log.js';
 import type { NbdExport } from '../../src/nbd/nbd-export.js';
 import type { NbdClientLimits } from '../../src/nbd/nbd-limits.js';
 import { type NbdAddress, NbdServer } from '../../src/nbd/nbd-server.js';
+import type { NbdTls } from '../../src/nbd/tls-entrance.js';
 import { type GoOptions, RawClient } from './raw-client.js';
 
 let count = 0;
@@ -22,7 +23,7 @@ export interface TestServer {
 export async function startServer(
   t: TestContext,
   dir: string,
-  options: { target?: NbdExport; limits?: Partial<NbdClientLimits>; logger?: Logger } = {},
+  options: { target?: NbdExport; limits?: Partial<NbdClientLimits>; logger?: Logger; tls?: NbdTls } = {},
 ): Promise<TestServer> {
   const { target, ...rest } = options;
   count += 1;

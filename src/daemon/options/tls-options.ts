@@ -30,6 +30,7 @@ type TlsObjectOptions = z.output<ReturnType<typeof tlsObjectOptions>[number]>;
 /** QEMU's file names. */
 const files = {
   ca: 'ca-cert.pem',
+  revoked: 'ca-crl.pem',
   client: { certificate: 'client-cert.pem', key: 'client-key.pem' },
   server: { certificate: 'server-cert.pem', key: 'server-key.pem' },
   psk: 'keys.psk',
@@ -73,11 +74,13 @@ function readX509(
   const names = files[endpoint];
   const certificatePath = join(dir, names.certificate);
   const ca = read(join(dir, files.ca));
+  const revokedPath = join(dir, files.revoked);
+  const revoked = existsSync(revokedPath) ? read(revokedPath) : undefined;
   // A client may have no certificate of its own; a server can't do without.
   if (endpoint === 'client' && !existsSync(certificatePath)) {
-    return { ca };
+    return { ca, revoked };
   }
-  return { ca, certificate: read(certificatePath), key: read(join(dir, names.key)), passphrase };
+  return { ca, revoked, certificate: read(certificatePath), key: read(join(dir, names.key)), passphrase };
 }
 
 /** GnuTLS's file of pre-shared keys: a line `user:hex` for each. */
