@@ -1,14 +1,17 @@
 /** The daemon's NBD server, and the export type `nbd`: block nodes that it serves. */
 import { errorMessage, VduseError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
+import type { TlsCredentials } from '../base/tls-credentials.js';
 import type { BlockNode } from '../block/node.js';
 import type { DeviceStatistics, SharedDeviceState } from '../device/statistics.js';
 import { nbdLimits } from '../nbd/nbd-limits.js';
 import { NbdServer } from '../nbd/nbd-server.js';
+import type { NbdTls } from '../nbd/tls-entrance.js';
 import type { SocketAddress } from '../qmp/socket-address.js';
 import type { BlockExport, NbdExportOptions } from './block-export.js';
 import { NodeNbdExport } from './node-nbd-export.js';
 import type { NbdServerRequest } from './options/nbd-options.js';
+import { isLoopback } from './options/socket-address.js';
 
 /** Clients when the user wants no bound. */
 const connectionsMax = 1000;
@@ -90,11 +93,21 @@ class NbdBlockExport implements BlockExport {
   }
 }
 
+/** The objects to which a server's options refer by id. */
+export interface NbdServerObjects {
+  /** Throws NOT_FOUND. */
+  readonly tlsCredentials: (id: string) => TlsCredentials;
+  /** Whether an authorization object lets somebody in. Throws when that can't be told. */
+  readonly authorize: (id: string, name: string) => boolean;
+}
+
 export class NbdService {
   readonly #logger: Logger;
+  readonly #objects: NbdServerObjects;
   #server: NbdServer | undefined;
 
-  constructor(logger: Logger) {
+  constructor(objects: NbdServerObjects, logger: Logger) {
+    this.#objects = objects;
     this.#logger = logger;
   }
 
@@ -107,25 +120,38 @@ export class NbdService {
     if (this.#server !== undefined) {
       throw new VduseError('ALREADY_EXISTS', 'NBD server already running');
     }
-    const { maxConnections = 0, tlsCreds, tlsAuthz } = request;
-    if (tlsCreds !== undefined || tlsAuthz !== undefined) {
-      // Serving without what was asked for would show everybody what is meant for some.
-      throw new VduseError('NOT_SUPPORTED', 'The NBD server does not speak TLS', {
-        hint: 'leave tls-creds and tls-authz out, and use a Unix socket or a tunnel',
-      });
-    }
+    const { maxConnections = 0 } = request;
+    const tls = this.#tls(request);
     const server = new NbdServer({
       logger: this.#logger,
       limits: { connectionsMax: maxConnections === 0 ? connectionsMax : maxConnections },
+      ...(tls === undefined ? {} : { tls }),
     });
     try {
       const where = await listen(server, request.address);
-      this.#logger.info(`NBD server: ${where}`);
+      this.#logger.info(`NBD server: ${where}${tls === undefined ? '' : ', TLS only'}`);
     } catch (error) {
       await server.close();
       throw error;
     }
     this.#server = server;
+  }
+
+  /** Throws NOT_FOUND, or INVALID_ARGUMENT for credentials that do not do. */
+  #tls({ address, tlsCreds, tlsAuthz }: NbdServerRequest): NbdTls | undefined {
+    if (tlsCreds === undefined) {
+      return undefined;
+    }
+    const credentials = this.#objects.tlsCredentials(tlsCreds);
+    const knowsClients = credentials.kind === 'psk' || credentials.verifyPeer;
+    if (address.type === 'inet' && !isLoopback(address.host) && !knowsClients) {
+      throw new VduseError('NOT_SUPPORTED', `NBD server: host '${address.host}' is not a loopback address`, {
+        hint: `whoever reaches the server can read and write: let '${tlsCreds}' have verify-peer=on`,
+      });
+    }
+    // Looked up for each client, as QEMU does: rules change while the server runs.
+    const authorize = (id: string) => (name: string) => this.#objects.authorize(id, name);
+    return { credentials, ...(tlsAuthz === undefined ? {} : { authorize: authorize(tlsAuthz) }) };
   }
 
   /** Throws NOT_FOUND. */

@@ -1,4 +1,4 @@
-/** The objects that users create: iothreads, whose names exports refer to, and secrets. */
+/** The objects that users create, to which nodes, exports and the NBD server refer by id. */
 import { VduseError } from '../base/errors.js';
 import type { TlsCredentials } from '../base/tls-credentials.js';
 import { ThrottleGroup } from '../block/throttle-group.js';
@@ -29,7 +29,7 @@ export class ObjectTable {
         { hint: `there is an object with the id '${object.id}' already` },
       );
     }
-    if (object.type === 'tls-creds') {
+    if ('load' in object) {
       this.#credentials.set(
         object.id,
         object.load((id) => this.secret(id)),
@@ -76,7 +76,7 @@ export class ObjectTable {
   tlsCredentials(id: string): TlsCredentials {
     if (!this.#objects.has(id)) {
       throw new VduseError('NOT_FOUND', `No TLS credentials with id '${id}'`, {
-        hint: `create them before: --object tls-creds-x509,id=${id},endpoint=client,dir=...`,
+        hint: `create them before: --object tls-creds-x509,id=${id},endpoint=...,dir=...`,
       });
     }
     const credentials = this.#credentials.get(id);
@@ -84,6 +84,18 @@ export class ObjectTable {
       throw new VduseError('INVALID_ARGUMENT', `Object with id '${id}' is not TLS credentials`);
     }
     return credentials;
+  }
+
+  /** Whether an authz object lets somebody in. Throws NOT_FOUND, and what the object throws. */
+  authorize(id: string, name: string): boolean {
+    const object = this.#objects.get(id);
+    if (object === undefined) {
+      throw new VduseError('NOT_FOUND', `Cannot find QAuthZ object ID ${id}`);
+    }
+    if (!('isAllowed' in object)) {
+      throw new VduseError('INVALID_ARGUMENT', `Object '${id}' is not a QAuthZ subclass`);
+    }
+    return object.isAllowed(name);
   }
 
   delete(id: string, inUse: boolean): void {

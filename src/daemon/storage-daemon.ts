@@ -72,7 +72,13 @@ export class StorageDaemon {
 
   constructor(options: StorageDaemonOptions) {
     this.#logger = options.logger ?? silentLogger;
-    this.#nbd = new NbdService(this.#logger);
+    this.#nbd = new NbdService(
+      {
+        tlsCredentials: (id) => this.#objects.tlsCredentials(id),
+        authorize: (id, name) => this.#objects.authorize(id, name),
+      },
+      this.#logger,
+    );
     const services: BlockServices = {
       secret: (id) => this.#objects.secret(id),
       tlsCredentials: (id) => this.#objects.tlsCredentials(id),

@@ -258,13 +258,18 @@ describe('the command line', () => {
       [
         ['--object', 'filter-dump,id=a'],
         "--object filter-dump,id=a: Parameter 'qom-type' does not accept value 'filter-dump'",
-        'supported: iothread, secret, throttle-group, tls-creds-x509, tls-creds-psk',
+        'supported: iothread, secret, throttle-group, tls-creds-x509, tls-creds-psk, authz-simple, authz-list, authz-list-file, authz-pam',
       ],
       [['--nbd-server', 'addr.type=unix'], "--nbd-server addr.type=unix: Parameter 'addr.path' is missing"],
       [
         ['--nbd-server', 'addr.type=inet,addr.host=0.0.0.0,addr.port=1'],
         "--nbd-server addr.type=inet,addr.host=0.0.0.0,addr.port=1: NBD server: host '0.0.0.0' is not a loopback address",
-        'whoever reaches the server can read and write: use a Unix socket, or 127.0.0.1 and a tunnel',
+        'whoever reaches the server can read and write: add tls-creds, or use a Unix socket',
+      ],
+      [
+        ['--object', 'authz-pam,id=a,service=nbd'],
+        '--object authz-pam,id=a,service=nbd: invalid object type: authz-pam',
+        'PAM is not asked here: use authz-list or authz-list-file',
       ],
       [
         ['--nbd-server', 'addr.type=inet,addr.host=localhost,addr.port=http'],

@@ -26,7 +26,7 @@ type TlsServices = Pick<BlockServices, 'tlsCredentials'>;
 /** Credentials by the options of an object, as the daemon makes them. */
 function servicesFor(options: Record<string, unknown>, secrets: Record<string, string> = {}): TlsServices {
   const object = toUserObject(checkOptions(objectOptions.json, { id: 'tls0', ...options }));
-  assert.ok(object.type === 'tls-creds');
+  assert.ok('load' in object);
   const credentials = object.load((id) => Buffer.from(secrets[id]));
   return { tlsCredentials: () => credentials };
 }

@@ -47,6 +47,10 @@ export class ServerProcess {
     });
   }
 
+  get output(): string {
+    return this.#output;
+  }
+
   get isRunning(): boolean {
     return this.#child.exitCode === null && this.#child.signalCode === null;
   }
@@ -73,7 +77,7 @@ const openssl = (args: readonly string[]): void => {
 const newKey = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes'];
 
 /** Makes a CA and a certificate for each side under QEMU's names; both sides can use the folder. */
-export function makeCertificates(folder: string, serverName: string): void {
+export function makeCertificates(folder: string, serverName: string, clientSubject = '/CN=client'): void {
   mkdirSync(folder, { recursive: true });
   const path = (name: string): string => join(folder, name);
   openssl([
@@ -94,7 +98,11 @@ export function makeCertificates(folder: string, serverName: string): void {
     ['client', 'clientAuth'],
   ]) {
     const request = path(`${side}.csr`);
-    openssl(['req', ...newKey, '-subj', `/CN=${side}`, '-keyout', path(`${side}-key.pem`), '-out', request]);
+    const subject = side === 'client' ? clientSubject : '/CN=server';
+    openssl([
+      ...['req', '-utf8', ...newKey, '-subj', subject],
+      ...['-keyout', path(`${side}-key.pem`), '-out', request],
+    ]);
     writeFileSync(
       path(`${side}.ext`),
       `subjectAltName=DNS:${serverName},IP:127.0.0.1\nkeyUsage=critical,digitalSignature\nextendedKeyUsage=${usage}\n`,

@@ -1,6 +1,6 @@
 /** The export type nbd, through QMP: its server, its rules, and what becomes of its clients. */
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync, statSync } from 'node:fs';
+import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -122,10 +122,42 @@ describe('the export type nbd', () => {
     await fail('blockdev-del', { 'node-name': 'm' }, 'Node m is in use');
   });
 
-  it('is not served at all where TLS was asked for, which it does not speak', async () => {
-    const start = { ...unixServer(), 'tls-creds': 'tls0' };
-    await fail('nbd-server-start', start, 'The NBD server does not speak TLS');
+  it('is not served at all where TLS was asked for by objects that do not do', async () => {
+    await succeed('object-add', { 'qom-type': 'iothread', id: 'io0' });
+    const tls = (creds: string, authz?: string) => ({
+      ...unixServer(),
+      'tls-creds': creds,
+      ...(authz === undefined ? {} : { 'tls-authz': authz }),
+    });
+    await fail('nbd-server-start', tls('tls0'), "No TLS credentials with id 'tls0'");
+    await fail('nbd-server-start', tls('io0'), "Object with id 'io0' is not TLS credentials");
+    await fail(
+      'nbd-server-start',
+      { ...unixServer(), 'tls-authz': 'a' },
+      'tls-authz without tls-creds would let everybody in',
+    );
+    writeFileSync(join(directory, 'keys.psk'), `qemu:${'ab'.repeat(32)}\n`);
+    const psk = (id: string, endpoint: string) => ({
+      'qom-type': 'tls-creds-psk',
+      id,
+      dir: directory,
+      endpoint,
+    });
+    await succeed('object-add', psk('client', 'client'));
+    await succeed('object-add', psk('server', 'server'));
+    await fail('nbd-server-start', tls('client'), 'Expected TLS credentials for a server endpoint');
+    await fail(
+      'nbd-server-start',
+      tls('server', 'a'),
+      'these TLS credentials tell no name that could be authorized',
+    );
     await fail('nbd-server-stop', {}, 'NBD server not running');
+    await succeed('nbd-server-start', tls('server'));
+    await succeed('block-export-add', nbdExport());
+    const nbd = await RawClient.connect({ type: 'unix', path: socketPath });
+    nbdClients.push(nbd);
+    await nbd.greet();
+    assert.equal((await nbd.option(3))[0].type, 0x8000_0005);
   });
 
   it('ends only hard while clients use it', async () => {

@@ -41,9 +41,14 @@ export function toNbdServerRequest(options: z.output<typeof nbdServerOptions.jso
   const tlsCreds = options['tls-creds'];
   const tlsAuthz = options['tls-authz'];
   const maxConnections = options['max-connections'];
-  if (address.type === 'inet' && !isLoopback(address.host)) {
+  if (tlsCreds === undefined && tlsAuthz !== undefined) {
+    throw new VduseError('INVALID_ARGUMENT', 'tls-authz without tls-creds would let everybody in', {
+      hint: 'add tls-creds, or leave tls-authz out',
+    });
+  }
+  if (tlsCreds === undefined && address.type === 'inet' && !isLoopback(address.host)) {
     throw new VduseError('NOT_SUPPORTED', `NBD server: host '${address.host}' is not a loopback address`, {
-      hint: 'whoever reaches the server can read and write: use a Unix socket, or 127.0.0.1 and a tunnel',
+      hint: 'whoever reaches the server can read and write: add tls-creds, or use a Unix socket',
     });
   }
   return {

@@ -8,6 +8,7 @@ import type { TlsCredentials } from '../../base/tls-credentials.js';
 import type { ThrottleLimits } from '../../block/throttle-group.js';
 import type { NamedThread } from '../../device/queue-host.js';
 import { choice, declare, struct, variants } from '../../qmp/qapi.js';
+import { type Authorization, authzObjectOptions, toAuthorization } from './authz-options.js';
 import { throttleLimitsStruct, throttleProperties, toThrottleLimits } from './throttle-options.js';
 import { tlsObjectOptions, toTlsCredentials } from './tls-options.js';
 
@@ -40,6 +41,7 @@ export const objectOptions = declare((s) =>
       ...throttleProperties(s, 'x-'),
     }),
     ...tlsObjectOptions(s),
+    ...authzObjectOptions(s),
   ]),
 );
 
@@ -50,24 +52,32 @@ export type UserObject =
   | ({ readonly type: 'iothread'; readonly id: string } & Omit<NamedThread, 'name'>)
   | { readonly type: 'secret'; readonly id: string; readonly secret: Buffer }
   | {
-      readonly type: 'tls-creds';
+      readonly type: 'tls-creds-x509' | 'tls-creds-psk';
       readonly id: string;
       /** Reads the files; `secret` finds what a secret object holds. */
       readonly load: (secret: (id: string) => Uint8Array) => TlsCredentials;
-    };
+    }
+  | ({
+      readonly type: 'authz-simple' | 'authz-list' | 'authz-list-file' | 'authz-pam';
+      readonly id: string;
+    } & Authorization);
 
-/** Throws INVALID_ARGUMENT, or SYSTEM_CALL when the secret's file can't be read. */
+/** Throws INVALID_ARGUMENT, SYSTEM_CALL when a file of it can't be read, or NOT_SUPPORTED. */
 export function toUserObject(options: ObjectOptions): UserObject {
-  if (options['qom-type'] === 'iothread') {
-    return toIothread(options);
+  const { id } = options;
+  switch (options['qom-type']) {
+    case 'iothread':
+      return toIothread(options);
+    case 'throttle-group':
+      return { type: 'throttle-group', id, limits: toThrottleLimits(options) };
+    case 'secret':
+      return { type: 'secret', id, secret: readSecret(options) };
+    case 'tls-creds-x509':
+    case 'tls-creds-psk':
+      return { type: options['qom-type'], id, load: (secret) => toTlsCredentials(options, secret) };
+    default:
+      return { type: options['qom-type'], id, ...toAuthorization(options) };
   }
-  if (options['qom-type'] === 'throttle-group') {
-    return { type: 'throttle-group', id: options.id, limits: toThrottleLimits(options) };
-  }
-  if (options['qom-type'] === 'secret') {
-    return { type: 'secret', id: options.id, secret: readSecret(options) };
-  }
-  return { type: 'tls-creds', id: options.id, load: (secret) => toTlsCredentials(options, secret) };
 }
 
 type IothreadOptions = Extract<ObjectOptions, { 'qom-type': 'iothread' }>;
