@@ -58,6 +58,11 @@ export interface ChainHandler {
 
 /** A driver that can't be interrupted after so many turns (tens of milliseconds) has gone. */
 const notificationAttempts = 65_536;
+/**
+ * Of a large batch of completions the first ones are shown before the last ones are there: a front-end that sleeps
+ * wakes meanwhile, and one that is awake goes on.
+ */
+const usedBatchMax = 32;
 const tokenKick = 0;
 const tokenCancelled = 1;
 
@@ -140,6 +145,9 @@ export class DeviceQueue implements EventSource {
     this.#inFlight--;
     if (!this.abandoned) {
       this.#queue.addUsed(head, writtenLength);
+      if (this.#queue.stagedUsed >= usedBatchMax) {
+        this.publish();
+      }
     }
     this.#drainIfIdle();
   }
@@ -205,6 +213,9 @@ export class DeviceQueue implements EventSource {
       this.#break('the available ring is not consistent');
       return 0;
     }
+    if (count === 0) {
+      return 0;
+    }
     this.#headCount = count;
     this.#headNext = 0;
     this.#takeHeads();
@@ -218,15 +229,16 @@ export class DeviceQueue implements EventSource {
     if (this.abandoned) {
       return;
     }
-    if (this.#queue.hasStagedUsed) {
-      this.counters[QueueField.IN_FLIGHT] = this.#inFlight;
-      if (this.#queue.publishUsed()) {
-        this.counters[QueueField.INTERRUPTS]++;
-        this.#owedNotifications = notificationAttempts;
-      }
+    const shows = this.#queue.stagedUsed > 0;
+    if (shows && this.#queue.publishUsed()) {
+      this.#owedNotifications = notificationAttempts;
     }
     if (this.#owedNotifications > 0) {
-      this.#owedNotifications = this.#notifier.notify() ? 0 : this.#owedNotifications - 1;
+      this.#notify();
+    }
+    // The driver waits for what is above, nobody for this.
+    if (shows) {
+      this.counters[QueueField.IN_FLIGHT] = this.#inFlight;
     }
   }
 
@@ -251,6 +263,15 @@ export class DeviceQueue implements EventSource {
       this.#reactor.armPoll(this.#spec.queue.kickFd, this.#source, tokenKick);
       // At once, so that the kick eventfd is watched when the start is told.
       this.#reactor.ring.submit();
+    }
+  }
+
+  #notify(): void {
+    if (this.#notifier.notify()) {
+      this.#owedNotifications = 0;
+      this.counters[QueueField.INTERRUPTS]++;
+    } else {
+      this.#owedNotifications--;
     }
   }
 

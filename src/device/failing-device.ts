@@ -165,7 +165,7 @@ class FailingQueue {
       this.#waiting.shift();
       answered++;
     }
-    if (this.#queue.hasStagedUsed) {
+    if (this.#queue.stagedUsed > 0) {
       this.#queue.publishUsed();
       // Whatever the driver's event index says: the process that it was meant for is gone.
       this.#notifier.notify();

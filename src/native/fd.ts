@@ -55,11 +55,9 @@ export function createEventFd(): number {
   return check(libcCalls.eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), 'eventfd');
 }
 
-const one = new Uint8Array(new BigUint64Array([1n]).buffer);
-
 /** Adds one to an eventfd. Never blocks: a counter that is full has already woken its reader. */
 export function signalEventFd(fd: number): void {
-  libcCalls.write(fd, one, 8);
+  libcCalls.eventfdWrite(fd, 1);
 }
 
 const drained = new Uint8Array(8);

@@ -130,6 +130,7 @@ export const libcCalls = {
     'int',
     ['int', 'int', 'uintptr_t', 'uintptr_t'],
   ),
+  eventfdWrite: bind<(fd: number, value: number) => number>('eventfd_write', 'int', ['int', 'uint64_t']),
   write: bind<(fd: number, buffer: Bytes, length: number) => number>('write', 'long', [
     'int',
     'void *',

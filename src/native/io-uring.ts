@@ -186,10 +186,11 @@ export class IoUring implements Ring {
     this.#sqe8[(word << 2) + 1] = sqeFlags;
     this.#sqe16[(word << 1) + 1] = 0;
     sqe[word + 1] = fd;
-    sqe[word + 2] = offset % two32;
-    sqe[word + 3] = (offset / two32) >>> 0;
-    sqe[word + 4] = address % two32;
-    sqe[word + 5] = (address / two32) >>> 0;
+    // A Uint32Array keeps the low 32 bits of a number, which is cheaper than a remainder.
+    sqe[word + 2] = offset;
+    sqe[word + 3] = offset / two32;
+    sqe[word + 4] = address;
+    sqe[word + 5] = address / two32;
     sqe[word + 6] = len;
     sqe[word + 7] = opFlags;
     sqe[word + 8] = token;

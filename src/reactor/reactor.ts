@@ -212,34 +212,56 @@ export class Reactor implements CompletionHandler {
     window.waited(since, performance.now());
   }
 
-  /** Looks for work without a system call. True: a turn will find something, or has found it. */
+  /**
+   * Looks for work without a system call. What ends at once is shown at once, and the looking goes on, so that a
+   * front-end which looks for its answer a moment later need not sleep. True: something was found, or a turn will
+   * find it.
+   */
   #spin(since: number): boolean {
     const window = this.#window;
-    const active = this.#active;
-    const end = since + window.windowMs;
+    let end = since + window.windowMs;
     let previous = since;
-    let now = since;
-    do {
+    for (;;) {
+      let found = false;
       for (let look = 0; look < looksPerClock; look++) {
         if (this.ring.hasCompletions()) {
           return true;
         }
-        for (let n = 0; n < active.length; n++) {
-          const source = this.#sources[active[n]];
-          if (source !== undefined && source.poll() > 0) {
-            // What ended at once is shown at once: a front-end that looks for it a moment later need not sleep.
-            source.publish();
+        if (this.#look()) {
+          if (this.ring.pending > 0 || this.#stopped) {
             return true;
           }
+          found = true;
         }
       }
-      now = performance.now();
-      if (window.wasPreempted(previous, now)) {
+      const now = performance.now();
+      if (found) {
+        if (window.wantsDelay(now)) {
+          return true;
+        }
+        end = now + window.windowMs;
+      } else if (now >= end || window.wasPreempted(previous, now)) {
         return false;
       }
       previous = now;
-    } while (now < end);
-    return false;
+    }
+  }
+
+  /** Lets each source look once, and show what it found and ended. */
+  #look(): boolean {
+    const active = this.#active;
+    let found = false;
+    for (let n = 0; n < active.length; n++) {
+      const source = this.#sources[active[n]];
+      if (source !== undefined && source.poll() > 0) {
+        source.publish();
+        found = true;
+      }
+    }
+    if (found) {
+      this.turns++;
+    }
+    return found;
   }
 
   /** The window of the thread is the longest that a source asks for. */

@@ -36,24 +36,43 @@ export class DescriptorChain {
    */
   add(memory: GuestMemory, address: number, length: number, writable: boolean): boolean {
     const access = writable ? MemoryAccess.WRITE : MemoryAccess.READ;
-    let done = 0;
-    while (done < length) {
-      const piece = Math.min(length - done, memory.contiguousLength(address + done));
-      const host = piece === 0 ? 0 : memory.translate(address + done, piece, access);
-      if (host === 0 || this.count === this.capacity) {
-        return false;
-      }
-      const n = this.count++;
-      this.guestAddress[n] = address + done;
-      this.hostAddress[n] = host;
-      this.length[n] = piece;
-      done += piece;
+    const host = length === 0 ? 0 : memory.translate(address, length, access);
+    const added =
+      host === 0 ? this.#addPieces(memory, address, length, access) : this.#append(address, host, length);
+    if (!added) {
+      return false;
     }
     if (writable) {
       this.writableBytes += length;
     } else {
       this.readableCount = this.count;
       this.readableBytes += length;
+    }
+    return true;
+  }
+
+  #append(address: number, host: number, length: number): boolean {
+    const n = this.count;
+    if (n === this.capacity) {
+      return false;
+    }
+    this.guestAddress[n] = address;
+    this.hostAddress[n] = host;
+    this.length[n] = length;
+    this.count = n + 1;
+    return true;
+  }
+
+  /** What does not lie in one region as a whole. */
+  #addPieces(memory: GuestMemory, address: number, length: number, access: MemoryAccess): boolean {
+    let done = 0;
+    while (done < length) {
+      const piece = Math.min(length - done, memory.contiguousLength(address + done));
+      const host = piece === 0 ? 0 : memory.translate(address + done, piece, access);
+      if (host === 0 || !this.#append(address + done, host, piece)) {
+        return false;
+      }
+      done += piece;
     }
     return true;
   }

@@ -185,9 +185,9 @@ export class SplitVirtqueue {
     this.#usedIndex = (this.#usedIndex + 1) & 0xffff;
   }
 
-  /** Whether used elements are staged. */
-  get hasStagedUsed(): boolean {
-    return this.#usedIndex !== this.#publishedUsedIndex;
+  /** How many used elements are staged. */
+  get stagedUsed(): number {
+    return (this.#usedIndex - this.#publishedUsedIndex) & 0xffff;
   }
 
   /** One release for the batch. Returns whether the driver wants a notification. */

@@ -278,7 +278,7 @@ export class QueueSimulation {
     }
     if (this.#driver === 'asleep' && !this.#interrupted) {
       const used = this.#slots.filter((slot) => slot?.state === 'used').length;
-      assert.ok(used === 0 || this.#pair.device.hasStagedUsed, 'the driver sleeps and nobody will wake it');
+      assert.ok(used === 0 || this.#pair.device.stagedUsed > 0, 'the driver sleeps and nobody will wake it');
     }
   }
 

@@ -372,9 +372,9 @@ describe('split virtqueue: notifications', () => {
     assert.equal(pair.driver.publishAvailable(), true);
     pair.driver.disableNotifications();
     pair.device.addUsed(heads[0], 0);
-    assert.equal(pair.device.hasStagedUsed, true);
+    assert.equal(pair.device.stagedUsed, 1);
     assert.equal(pair.device.publishUsed(), false);
-    assert.equal(pair.device.hasStagedUsed, false);
+    assert.equal(pair.device.stagedUsed, 0);
     assert.equal(pair.driver.enableNotifications(), true);
   });
 

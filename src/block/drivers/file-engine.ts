@@ -347,8 +347,7 @@ export class FileEngine implements BlockEngine, EventSource {
     const table = this.#table;
     for (let n = 0; n < table.segmentCount[slot]; n++) {
       // Bit operations see the low 32 bits, which is all that an alignment needs.
-      const low = table.segmentAddress(slot, n) % 0x1_0000_0000;
-      if (((low | table.segmentLength(slot, n)) & mask) !== 0) {
+      if (((table.segmentAddress(slot, n) | table.segmentLength(slot, n)) & mask) !== 0) {
         return false;
       }
     }

@@ -8,7 +8,7 @@ export interface BlkQueueSpec extends DeviceQueueSpec {
   readonly engine: EngineSpec;
   readonly readOnly: boolean;
   readonly detectZeroes: DetectZeroes;
-  /** Offsets and lengths must be multiples of this. Bytes. */
+  /** Offsets and lengths must be multiples of this. Bytes, a power of two. */
   readonly requestAlignment: number;
   /** The longest DISCARD or WRITE_ZEROES segment. Bytes. */
   readonly rangeBytesMax: number;
