@@ -1,45 +1,55 @@
 /** The character devices of a daemon and the monitors on them. */
 import { VduseError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
+import { type Chardev, NullChardev } from '../qmp/chardev.js';
 import { QmpMonitor, type QmpMonitorOptions } from '../qmp/monitor.js';
 import type { QmpEvent } from '../qmp/protocol.js';
 import { SocketChardev } from '../qmp/socket-chardev.js';
-import { identifierHint, isIdentifier } from './identifier.js';
 import type { ChardevRequest, MonitorRequest } from './options/chardev-options.js';
 
 export class MonitorTable {
   readonly #options: Omit<QmpMonitorOptions, 'pretty'> & { readonly logger: Logger };
-  readonly #chardevs = new Map<string, SocketChardev>();
-  readonly #monitors: { readonly monitor: QmpMonitor; readonly chardev: SocketChardev }[] = [];
+  readonly #chardevs = new Map<string, Chardev>();
+  readonly #monitors: { readonly monitor: QmpMonitor; readonly chardev: Chardev }[] = [];
   #serving = false;
 
   constructor(options: Omit<QmpMonitorOptions, 'pretty'> & { readonly logger: Logger }) {
     this.#options = options;
   }
 
-  get chardevs(): SocketChardev[] {
+  get chardevs(): Chardev[] {
     return [...this.#chardevs.values()];
   }
 
-  async addChardev(request: ChardevRequest): Promise<SocketChardev> {
-    const { id, address, server, reconnectMs = 0 } = request;
-    if (!isIdentifier(id)) {
-      throw new VduseError('INVALID_ARGUMENT', "Parameter 'id' expects an identifier", {
-        hint: identifierHint,
-      });
-    }
+  async addChardev(request: ChardevRequest): Promise<Chardev> {
+    const { id } = request;
     if (this.#chardevs.has(id)) {
       throw new VduseError('ALREADY_EXISTS', `Chardev with id '${id}' already exists`);
     }
-    const chardev = await SocketChardev.open({
-      id,
-      address,
-      server,
-      reconnectMs,
-      logger: this.#options.logger,
-    });
+    const chardev = await this.#open(request);
     this.#chardevs.set(id, chardev);
     return chardev;
+  }
+
+  #open(request: ChardevRequest): Promise<Chardev> | Chardev {
+    if (request.backend === 'null') {
+      return new NullChardev(request.id);
+    }
+    const { id, address, server, reconnectMs = 0 } = request;
+    return SocketChardev.open({ id, address, server, reconnectMs, logger: this.#options.logger });
+  }
+
+  /** Throws NOT_FOUND, and BUSY for one that a monitor has. */
+  async removeChardev(id: string): Promise<void> {
+    const chardev = this.#chardevs.get(id);
+    if (chardev === undefined) {
+      throw new VduseError('NOT_FOUND', `Chardev '${id}' not found`);
+    }
+    if (chardev.isAttached) {
+      throw new VduseError('BUSY', `Chardev '${id}' is busy`);
+    }
+    this.#chardevs.delete(id);
+    await chardev.close();
   }
 
   addMonitor(request: MonitorRequest): void {

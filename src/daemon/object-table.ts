@@ -6,6 +6,11 @@ import type { NamedThread } from '../device/queue-host.js';
 import { compact } from '../qmp/qapi.js';
 import { identifierHint, isIdentifier } from './identifier.js';
 import type { UserObject } from './options/object-options.js';
+import {
+  fromThrottleLimits,
+  type ThrottleLimitValues,
+  toThrottleLimits,
+} from './options/throttle-options.js';
 
 export class ObjectTable {
   readonly #objects = new Map<string, UserObject>();
@@ -45,6 +50,18 @@ export class ObjectTable {
 
   throttleGroup(id: string): ThrottleGroup | undefined {
     return this.#throttleGroups.get(id);
+  }
+
+  /** Those that are not named stay. Throws NOT_FOUND, and INVALID_ARGUMENT with QEMU's words. */
+  setThrottleLimits(id: string, values: ThrottleLimitValues): void {
+    const object = this.#objects.get(id);
+    const group = this.#throttleGroups.get(id);
+    if (object?.type !== 'throttle-group' || group === undefined) {
+      throw new VduseError('NOT_FOUND', `Throttle group '${id}' not found`);
+    }
+    const limits = toThrottleLimits({ limits: { ...fromThrottleLimits(object.limits), ...values } });
+    group.configure(limits);
+    this.#objects.set(id, { ...object, limits });
   }
 
   /** The threads of iothreads. Throws NOT_FOUND unless all of them are there. */

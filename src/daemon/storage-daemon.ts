@@ -24,6 +24,7 @@ import { ObjectTable } from './object-table.js';
 import type { ChardevRequest, MonitorRequest } from './options/chardev-options.js';
 import type { NbdServerRequest } from './options/nbd-options.js';
 import type { UserObject } from './options/object-options.js';
+import type { ThrottleLimitValues } from './options/throttle-options.js';
 import { PidFile } from './pid-file.js';
 import { SerialQueue } from './serial-queue.js';
 import { qmpVersion } from './version.js';
@@ -218,6 +219,11 @@ export class StorageDaemon {
     return this.#operate(async () => this.#objects.add(object));
   }
 
+  /** Sets limits of a throttle group, at once, whoever is in it; those that are not named stay. Throws NOT_FOUND. */
+  setThrottleLimits(id: string, limits: ThrottleLimitValues): Promise<void> {
+    return this.#operate(async () => this.#objects.setThrottleLimits(id, limits));
+  }
+
   get objects(): readonly UserObject[] {
     return this.#objects.objects;
   }
@@ -230,14 +236,17 @@ export class StorageDaemon {
   }
 
   /** With `wait` it settles when the first client has connected. */
-  addChardev(request: ChardevRequest): Promise<void> {
-    return this.#operate(async () => {
-      const chardev = await this.#monitors.addChardev(request);
-      if (request.wait) {
-        this.#logger.info(`waiting for a connection on: ${chardev.filename}`);
-        await this.#unlessShutdown(chardev.connected);
-      }
-    });
+  async addChardev(request: ChardevRequest): Promise<void> {
+    const chardev = await this.#operate(() => this.#monitors.addChardev(request));
+    if (request.backend !== 'null' && request.wait) {
+      this.#logger.info(`waiting for a connection on: ${chardev.filename}`);
+      await this.#unlessShutdown(chardev.connected);
+    }
+  }
+
+  /** Throws NOT_FOUND, and BUSY for one that a monitor has. */
+  removeChardev(id: string): Promise<void> {
+    return this.#operate(() => this.#monitors.removeChardev(id));
   }
 
   /** Clients of the monitor wait until serveMonitors() is called. */
@@ -340,6 +349,7 @@ export class StorageDaemon {
 
   async #unlessShutdown(promise: Promise<void>): Promise<void> {
     const { signal } = this.#shutdown;
+    signal.throwIfAborted();
     await new Promise<void>((done, abort) => {
       signal.addEventListener('abort', () => abort(signal.reason), { once: true });
       void promise.then(done);

@@ -62,6 +62,11 @@ export const jsonScalars: Scalars = {
   ),
 };
 
+/** Any JSON value, which must be there. */
+export const anyValue: z.ZodType<unknown> = z
+  .unknown()
+  .refine((value) => value !== undefined, { error: MISSING });
+
 /** A type that is written as text; `parse` returns undefined when the text is not of it. */
 function textual<T>(parse: (text: string) => T | undefined, expectation: string): z.ZodType<T> {
   return z.string({ error: expected('string') }).transform((text, context) => {
@@ -177,7 +182,7 @@ export function variants<const T extends readonly [StructOf, ...StructOf[]]>(
       const value = isObject(issue.input) ? issue.input[discriminator] : undefined;
       if (value === undefined) {
         const isMissing = isObject(issue.input) || issue.input === undefined;
-        return isMissing ? MISSING : 'Invalid parameter type, expected: object';
+        return isMissing ? MISSING : `Invalid parameter type for '${NAME}', expected: object`;
       }
       return typeof value === 'string'
         ? `Parameter '${NAME}' does not accept value '${value}'\n${supported}`

@@ -6,6 +6,7 @@ import { createServer, type Server, type Socket } from 'node:net';
 import { resolve } from 'node:path';
 import { errorMessage, VduseError } from '../base/errors.js';
 import { type Logger, silentLogger } from '../base/log.js';
+import type { Chardev, ChardevFrontEnd, ChardevSession } from './chardev.js';
 import { connectTo, describeAddress, listenAt, type SocketAddress } from './socket-address.js';
 
 export interface SocketChardevOptions {
@@ -18,23 +19,10 @@ export interface SocketChardevOptions {
   readonly logger?: Logger;
 }
 
-/** What a front-end makes of a connection. */
-export interface ChardevSession {
-  /** Never rejects. */
-  readonly ended: Promise<void>;
-  close(): Promise<void>;
-}
-
-export interface ChardevFrontEnd {
-  onConnection(socket: Socket): ChardevSession;
-  /** Tells a client why it can't be served. The connection is closed then. */
-  refuse(socket: Socket): void;
-}
-
 /** Clients that wait while another one is served. */
 const WAITING_CLIENTS_MAX = 16;
 
-export class SocketChardev {
+export class SocketChardev implements Chardev {
   readonly id: string;
   readonly #address: SocketAddress;
   readonly #isServer: boolean;
@@ -81,7 +69,6 @@ export class SocketChardev {
     return this.#frontEnd !== undefined;
   }
 
-  /** QEMU's description, such as `disconnected:unix:/run/qmp.sock,server=on`. */
   get filename(): string {
     const server = this.#isServer ? ',server=on' : '';
     const socket = this.#current?.socket ?? this.#waiting[0];
@@ -95,12 +82,10 @@ export class SocketChardev {
     return `${state}${describeAddress({ ...this.#address, port })}${server}${peer}`;
   }
 
-  /** Settles at the first connection. */
   get connected(): Promise<void> {
     return this.#connected;
   }
 
-  /** Claims the device for a front-end, which gets connections once serve() was called. Throws BUSY. */
   attach(frontEnd: ChardevFrontEnd): void {
     if (this.#frontEnd !== undefined) {
       throw new VduseError('BUSY', `Device '${this.id}' is in use`);
@@ -113,9 +98,10 @@ export class SocketChardev {
     this.#serveNext();
   }
 
-  /** Ends the connection and takes no further one; removes the socket's file. Idempotent. */
+  /** Removes the socket's file, too. */
   async close(): Promise<void> {
     this.#closed = true;
+    this.#reportConnected();
     clearTimeout(this.#reconnectTimer);
     for (const socket of this.#waiting.splice(0)) {
       socket.destroy();

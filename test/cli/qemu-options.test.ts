@@ -279,6 +279,7 @@ describe('the command line', () => {
         ['--nbd-server', 'addr.type=fd,addr.str=1'],
         "--nbd-server addr.type=fd,addr.str=1: file descriptor 1 can't be a socket that was passed on",
       ],
+      [['--chardev', 'null,id=9'], "--chardev null,id=9: Parameter 'id' expects an identifier"],
       [
         ['--chardev', 'socket,id=c,path=/s,wait=off'],
         "--chardev socket,id=c,path=/s,wait=off: 'wait' option is incompatible with socket in client connect mode",

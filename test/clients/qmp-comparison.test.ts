@@ -92,10 +92,12 @@ function comparable(_key: string, value: unknown): unknown {
   if (typeof value === 'string' && value.startsWith('json:')) {
     return JSON.parse(value.slice('json:'.length));
   }
-  const named = (item: unknown): item is { name: string } =>
-    typeof item === 'object' && item !== null && 'name' in item;
-  return Array.isArray(value) && value.every(named)
-    ? value.sort((a, b) => (a.name < b.name ? -1 : 1))
+  const nameOf = (item: unknown): unknown =>
+    typeof item === 'object' && item !== null
+      ? (Reflect.get(item, 'name') ?? Reflect.get(item, 'label'))
+      : undefined;
+  return Array.isArray(value) && value.every((item) => typeof nameOf(item) === 'string')
+    ? value.sort((a, b) => (String(nameOf(a)) < String(nameOf(b)) ? -1 : 1))
     : value;
 }
 

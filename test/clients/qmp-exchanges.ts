@@ -64,6 +64,121 @@ const nbd = (id: string, node: string, more: object = {}) => ({
   ...more,
 });
 
+function throttling(): Exchange[] {
+  const path = '/objects/t0';
+  const limits = (value: unknown, name: string): Exchange =>
+    exchange('qom-set', { path, property: 'limits', value }, `qom-set of limits: ${name}`);
+  const get = (property: string, name: string): Exchange => exchange('qom-get', { path, property }, name);
+  const set = (args: object, name: string): Exchange => exchange('qom-set', args, `qom-set: ${name}`);
+  return [
+    exchange(
+      'object-add',
+      { 'qom-type': 'throttle-group', id: 't0', limits: { 'iops-total': 100, 'iops-total-max': 200 } },
+      'add a throttle group',
+    ),
+    exchange('qom-list', { path }, 'qom-list of a throttle group'),
+    get('limits', 'the limits of a throttle group'),
+    limits({ 'bps-total': 5000 }, 'one more'),
+    get('limits', 'the limits after one more'),
+    get('x-bps-total', 'a limit by its older name'),
+    limits({ 'iops-total': 0 }, 'a burst without a rate'),
+    limits({ 'iops-totl': 70 }, 'one that is not known'),
+    limits(7, 'a number'),
+    limits(null, 'nothing'),
+    limits({ 'iops-total': 'x' }, 'a word'),
+    limits({ 'iops-total': -70 }, 'less than nothing'),
+    limits({ 'iops-read': 70 }, 'total and read'),
+    limits({}, 'none'),
+    get('limits', 'the limits after all that'),
+    set({ path, property: 'x-iops-total', value: 50 }, 'a limit by its older name'),
+    set({ path, property: 'x-zz', value: 50 }, 'no property'),
+    set({ path, property: 'type', value: 'x' }, 'a type'),
+    set({ path, property: 'limits' }, 'no value'),
+    set({ path, value: 1 }, 'no property named'),
+    set({ path: '/objects/zz', property: 'limits', value: {} }, 'no object'),
+    set({ path: '/objects', property: 't0', value: {} }, 'a child'),
+    set({ path: 't0', property: 'limits', value: { 'bps-total': 1 } }, 'the end of a path'),
+    exchange(
+      'qom-get',
+      { path: 'objects/t0', property: 'x-bps-total' },
+      'qom-get with a path without its start',
+    ),
+    exchange('object-del', { id: 't0' }, 'delete a throttle group'),
+  ];
+}
+
+function characterDevices(): Exchange[] {
+  const socket = (path: string, more: object = {}): object => ({
+    type: 'socket',
+    data: { addr: { type: 'unix', data: { path } }, ...more },
+  });
+  const add = (id: string, backend: unknown, name: string): Exchange =>
+    exchange('chardev-add', { id, backend }, `chardev-add: ${name}`);
+  const listen = { server: true, wait: false };
+  return [
+    add('c0', socket('c0.sock', listen), 'a socket'),
+    add('c0', { type: 'null', data: {} }, 'an id twice'),
+    add('c1', { type: 'null', data: {} }, 'nothing'),
+    add('9', socket('c9.sock'), 'by its defaults, and an id that is none'),
+    add('c2', { type: 'zz', data: {} }, 'a type that is not known'),
+    add('c2', socket('c2.sock', { server: false }), 'a client of nobody'),
+    add('c2', socket('c2.sock', { server: false, wait: false }), 'a client that waits'),
+    add('c2', socket('c2.sock', { ...listen, reconnect: 1 }), 'a server that reconnects'),
+    add('c2', socket('c2.sock', { srver: true }), 'a member that is not known'),
+    add('c2', socket('c2.sock', { server: 'x' }), 'a member of a wrong type'),
+    add('c2', socket('nowhere/c2.sock', listen), 'a socket in no folder'),
+    add('c2', { type: 'socket', data: { server: true } }, 'no address'),
+    add('c2', { type: 'null' }, 'no data'),
+    add('c2', 7, 'a number'),
+    exchange('query-chardev', undefined, 'query-chardev after that'),
+    exchange('qom-list', { path: '/chardevs' }, 'qom-list of the devices after that'),
+    exchange('chardev-remove', { id: 'c0' }, 'chardev-remove'),
+    exchange('chardev-remove', { id: 'c0' }, 'chardev-remove again'),
+    exchange('chardev-remove', { id: 'mon' }, 'chardev-remove of the one in use'),
+    exchange('chardev-remove', {}, 'chardev-remove of none'),
+    add('c0', socket('c0.sock', listen), 'a socket again'),
+    exchange('query-chardev', undefined, 'query-chardev in the end'),
+  ];
+}
+
+function tls(): Exchange[] {
+  const start = (more: object, name: string): Exchange =>
+    exchange(
+      'nbd-server-start',
+      { addr: { type: 'unix', data: { path: 'tls.sock' } }, ...more },
+      `TLS: ${name}`,
+    );
+  return [
+    exchange('nbd-server-stop', {}, 'stop the server for another one'),
+    start({ 'tls-creds': 'zz' }, 'no credentials'),
+    start({ 'tls-creds': 'io0' }, 'an iothread for credentials'),
+    exchange('object-add', { 'qom-type': 'authz-simple', id: 'a0' }, 'authz-simple of nobody'),
+    exchange('object-add', { 'qom-type': 'authz-simple', id: 'a0', identity: 'CN=x' }, 'authz-simple'),
+    exchange(
+      'object-add',
+      { 'qom-type': 'authz-list', id: 'a1', rules: [{ match: 'x' }] },
+      'a rule without a policy',
+    ),
+    exchange('object-add', { 'qom-type': 'authz-list', id: 'a1', policy: 'maybe' }, 'a policy that is none'),
+    exchange(
+      'object-add',
+      { 'qom-type': 'authz-list', id: 'a1', rules: [{ match: '*', policy: 'allow', format: 'glob' }] },
+      'authz-list',
+    ),
+    exchange('object-add', { 'qom-type': 'authz-pam', id: 'a2' }, 'authz-pam without a service'),
+    exchange('object-add', { 'qom-type': 'authz-pam', id: 'a2', service: 'x' }, 'authz-pam'),
+    exchange(
+      'object-add',
+      { 'qom-type': 'tls-creds-x509', id: 'x0', endpoint: 'server' },
+      'credentials without a folder',
+    ),
+    start({ 'tls-creds': 'a0' }, 'a list for credentials'),
+    exchange('qom-list', { path: '/objects' }, 'the objects of TLS'),
+    exchange('object-del', { id: 'a0' }, 'delete authz-simple'),
+    start({}, 'none at last'),
+  ];
+}
+
 export const changing: readonly Exchange[] = [
   exchange('blockdev-add', { driver: 'file', 'node-name': 'f1', filename: images.other }, 'add a file'),
   exchange('blockdev-add', nullNode('n1', { 'read-only': true }), 'add a read-only node'),
@@ -118,6 +233,9 @@ export const changing: readonly Exchange[] = [
   exchange('qom-list', { path: '/objects' }, 'the objects after that'),
   exchange('object-del', { id: 's1' }, 'delete a secret'),
   exchange('object-del', { id: 's1' }, 'delete a secret again'),
+  ...throttling(),
+  ...characterDevices(),
+  ...tls(),
   exchange('blockdev-del', { 'node-name': 'f1' }, 'delete a node'),
   exchange('nbd-server-stop', {}, 'stop the NBD server'),
   exchange('nbd-server-stop', {}, 'stop no NBD server'),

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
+import { createCommands } from '../../src/daemon/commands/commands.js';
 import { StorageDaemon } from '../../src/daemon/storage-daemon.js';
 import { QmpClient } from '../qmp/client.js';
 import { Fakes } from './fakes.js';
@@ -55,6 +56,45 @@ describe('monitors of a daemon', () => {
     daemon.serveMonitors();
     assert.ok('QMP' in (await client.read()));
     client.close();
+  });
+
+  it('add and remove character devices by QMP, and wait for clients without holding up others', async () => {
+    const commands = createCommands(daemon);
+    const path = join(directory, 'added.sock');
+    const backend = (more: object) => ({
+      type: 'socket',
+      data: { addr: { type: 'unix', data: { path } }, ...more },
+    });
+    const labels = async (): Promise<unknown> => await commands.execute('query-chardev', {});
+    await daemon.startMonitor(join(directory, 'qmp.sock'));
+    await commands.execute('chardev-add', { id: 'c', backend: backend({}) });
+    assert.deepEqual(await labels(), [
+      {
+        label: 'qmp',
+        filename: `disconnected:unix:${join(directory, 'qmp.sock')},server=on`,
+        'frontend-open': true,
+      },
+      { label: 'c', filename: `disconnected:unix:${path},server=on`, 'frontend-open': false },
+    ]);
+    await assert.rejects(commands.execute('chardev-remove', { id: 'qmp' }), {
+      message: "Chardev 'qmp' is busy",
+    });
+    await commands.execute('chardev-remove', { id: 'c' });
+    assert.equal(existsSync(path), false);
+    let isAdded = false;
+    const added = commands.execute('chardev-add', { id: 'c', backend: backend({ wait: true }) }).then(() => {
+      isAdded = true;
+    });
+    while (!existsSync(path)) {
+      await delay(5);
+    }
+    await commands.execute('chardev-add', { id: 'n', backend: { type: 'null', data: {} } });
+    assert.equal(isAdded, false);
+    // Nobody will come any more.
+    await commands.execute('chardev-remove', { id: 'c' });
+    await added;
+    await daemon.addMonitor({ chardev: 'n' });
+    await assert.rejects(daemon.addMonitor({ chardev: 'n' }), { message: "Device 'n' is in use" });
   });
 
   it("are several, and all of them hear of an export's end", async () => {

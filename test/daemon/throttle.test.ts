@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { ThrottleGroup } from '../../src/block/throttle-group.js';
+import { createCommands } from '../../src/daemon/commands/commands.js';
 import { toThrottleLimits } from '../../src/daemon/options/throttle-options.js';
 import type { StorageDaemon } from '../../src/daemon/storage-daemon.js';
 import type { BlkFrontend } from '../../src/software-vduse/blk-frontend.js';
@@ -118,6 +119,32 @@ describe('a throttle node', () => {
     await daemon.reopenNodes([{ ...options, file: 'other' }]);
     await Promise.all(reads);
     await daemon.deleteObject('g');
+    assert.ok((await countRequests(disk, 50)) > 0);
+  });
+
+  test('lets go at once what waited, when qom-set takes the limits away', async () => {
+    const commands = createCommands(daemon);
+    await daemon.addObject({
+      type: 'throttle-group',
+      id: 'g',
+      limits: limits({ 'bps-total': 1, 'iops-size': 0 }),
+    });
+    await throttled('a');
+    const disk = await disks.export('a');
+    const buffers = Array.from({ length: 16 }, () => new Uint8Array(4096));
+    const reads = buffers.map((buffer, n) => disk.read(n * 4096, buffer));
+    const where = { path: '/objects/g', property: 'limits' };
+    // What is not named stays.
+    await commands.execute('qom-set', { ...where, value: { 'iops-read': 1e9 } });
+    assert.equal(((await commands.execute('qom-get', where)) as Record<string, number>)['bps-total'], 1);
+    await commands.execute('qom-set', { ...where, value: { 'bps-total': 0 } });
+    await Promise.all(reads);
+    await assert.rejects(commands.execute('qom-set', { ...where, value: { 'bps-total': -1 } }), {
+      message: 'bps/iops/max values must be within [0, 1000000000000000]',
+    });
+    await assert.rejects(commands.execute('qom-set', { ...where, property: 'x-bps-total', value: 1 }), {
+      message: 'Property cannot be set after initialization',
+    });
     assert.ok((await countRequests(disk, 50)) > 0);
   });
 

@@ -2,6 +2,7 @@
 import { QmpCommandTable } from '../../qmp/command-table.js';
 import type { StorageDaemon } from '../storage-daemon.js';
 import { addBlockCommands } from './block-commands.js';
+import { addChardevCommands } from './chardev-commands.js';
 import { addExportCommands } from './export-commands.js';
 import { addGeneralCommands } from './general-commands.js';
 import { addJobCommands } from './job-commands.js';
@@ -13,6 +14,7 @@ import { addStatisticsCommands } from './statistics-commands.js';
 export function createCommands(daemon: StorageDaemon): QmpCommandTable {
   const commands = new QmpCommandTable();
   addGeneralCommands(commands, daemon);
+  addChardevCommands(commands, daemon);
   addBlockCommands(commands, daemon);
   addExportCommands(commands, daemon);
   addNbdCommands(commands, daemon);

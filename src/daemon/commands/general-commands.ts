@@ -1,4 +1,4 @@
-/** Commands about the daemon itself (QEMU: qapi/control.json, qapi/char.json). */
+/** Commands about the daemon itself (QEMU: qapi/control.json). */
 import { z } from 'zod';
 import type { QmpCommandTable } from '../../qmp/command-table.js';
 import { choice, jsonScalars as s, struct, variants } from '../../qmp/qapi.js';
@@ -31,8 +31,6 @@ const schemaInfo = variants('meta-type', [
   struct({ 'meta-type': z.literal('event'), name: s.str, 'arg-type': s.str }),
 ]);
 
-const chardevInfo = struct({ label: s.str, filename: s.str, 'frontend-open': s.bool });
-
 export function addGeneralCommands(commands: QmpCommandTable, daemon: StorageDaemon): void {
   // The session itself answers qmp_capabilities; being here it is listed.
   const capabilities = struct({ enable: z.array(choice('oob')).optional() });
@@ -50,16 +48,5 @@ export function addGeneralCommands(commands: QmpCommandTable, daemon: StorageDae
     z.array(struct({ name: s.str })),
   );
   commands.addQuery('query-qmp-schema', noArguments, () => commands.describe(), z.array(schemaInfo));
-  commands.addQuery(
-    'query-chardev',
-    noArguments,
-    () =>
-      daemon.chardevs.map(({ id, filename, isAttached }) => ({
-        label: id,
-        filename,
-        'frontend-open': isAttached,
-      })),
-    z.array(chardevInfo),
-  );
   commands.addAction('quit', noArguments, () => daemon.requestShutdown('a QMP client sent quit'));
 }

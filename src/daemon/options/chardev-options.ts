@@ -1,12 +1,20 @@
 /** Character devices and monitors as --chardev and --monitor write them (QEMU: qapi/char.json, qapi/control.json). */
 import { z } from 'zod';
 import { VduseError } from '../../base/errors.js';
-import { choice, compact, declare, struct, variants } from '../../qmp/qapi.js';
+import { choice, compact, declare, jsonScalars as s, struct, variants } from '../../qmp/qapi.js';
 import type { SocketAddress } from '../../qmp/socket-address.js';
-import { isLoopback, socketAddressOptions, toSocketAddress } from './socket-address.js';
+import { identifierHint, isIdentifier } from '../identifier.js';
+import {
+  fromLegacyAddress,
+  isLoopback,
+  legacySocketAddressOptions,
+  socketAddressOptions,
+  toSocketAddress,
+} from './socket-address.js';
 
 export const chardevOptions = declare((s) =>
   variants('backend', [
+    struct({ backend: z.literal('null'), id: s.str }),
     struct({
       backend: z.literal('socket'),
       id: s.str,
@@ -30,11 +38,35 @@ export const chardevOptions = declare((s) =>
 );
 
 type ChardevOptions = z.output<typeof chardevOptions.json>;
+type SocketOptions = Extract<ChardevOptions, { backend: 'socket' }>;
+
+/** The arguments of chardev-add. */
+export const chardevAddArguments = struct({
+  id: s.str,
+  backend: variants('type', [
+    struct({ type: z.literal('null'), data: struct({}) }),
+    struct({
+      type: z.literal('socket'),
+      data: struct({
+        addr: legacySocketAddressOptions(s),
+        server: s.bool.optional(),
+        wait: s.bool.optional(),
+        nodelay: s.bool.optional(),
+        telnet: s.bool.optional(),
+        websocket: s.bool.optional(),
+        reconnect: s.uint32.optional(),
+      }),
+    }),
+  ]),
+});
 
 /** Options of --chardev that are written as a bare word, such as `server` or `nowait`. */
 export const chardevFlags = ['server', 'wait', 'nodelay', 'telnet', 'websocket'];
 
-export interface ChardevRequest {
+export type ChardevRequest = SocketChardevRequest | { readonly backend: 'null'; readonly id: string };
+
+export interface SocketChardevRequest {
+  readonly backend?: 'socket';
   readonly id: string;
   readonly address: SocketAddress;
   readonly server: boolean;
@@ -48,6 +80,25 @@ const invalid = (message: string) => new VduseError('INVALID_ARGUMENT', message)
 
 /** Throws INVALID_ARGUMENT or NOT_SUPPORTED. */
 export function toChardevRequest(options: ChardevOptions): ChardevRequest {
+  if (!isIdentifier(options.id)) {
+    throw new VduseError('INVALID_ARGUMENT', "Parameter 'id' expects an identifier", {
+      hint: identifierHint,
+    });
+  }
+  return options.backend === 'null' ? options : toSocketRequest(options);
+}
+
+/** Its defaults are others: a server, which waits for nobody. Throws INVALID_ARGUMENT or NOT_SUPPORTED. */
+export function toChardevAdd({ id, backend }: z.output<typeof chardevAddArguments>): ChardevRequest {
+  if (backend.type === 'null') {
+    return { backend: 'null', id };
+  }
+  const { addr, server = true, wait = server ? false : undefined, ...more } = backend.data;
+  const address = fromLegacyAddress(addr);
+  return toSocketRequest({ backend: 'socket', id, addr: address, server, ...compact({ wait }), ...more });
+}
+
+function toSocketRequest(options: SocketOptions): SocketChardevRequest {
   const { id, server = false, wait, reconnect = 0 } = options;
   for (const protocol of ['telnet', 'websocket'] as const) {
     if (options[protocol] === true) {
@@ -76,7 +127,7 @@ export function toChardevRequest(options: ChardevOptions): ChardevRequest {
 }
 
 /** The address, written as one (`addr.`), or by members of its own, as --chardev had it first. */
-function toAddress({ addr, path, abstract, tight, host, port, fd }: ChardevOptions): SocketAddress {
+function toAddress({ addr, path, abstract, tight, host, port, fd }: SocketOptions): SocketAddress {
   const given = [addr, path, host, fd].filter((one) => one !== undefined).length;
   if (given !== 1) {
     throw invalid(

@@ -14,10 +14,10 @@ const lengthMax = 0xffff_ffff;
 
 const suffixes = ['', '-max', '-max-length'] as const;
 
-type LimitName = `${ThrottleBucket}${(typeof suffixes)[number]}` | 'iops-size';
+export type LimitName = `${ThrottleBucket}${(typeof suffixes)[number]}` | 'iops-size';
 type Integer = z.ZodOptional<z.ZodType<number>>;
 
-const limitNames: readonly LimitName[] = [
+export const limitNames: readonly LimitName[] = [
   ...throttleBuckets.flatMap((bucket) => suffixes.map((suffix): LimitName => `${bucket}${suffix}`)),
   'iops-size',
 ];
@@ -36,6 +36,9 @@ export function throttleProperties<P extends '' | 'x-'>(
 export function throttleLimitsStruct(s: Scalars) {
   return struct(throttleProperties(s, ''));
 }
+
+/** Limits by QEMU's names. */
+export type ThrottleLimitValues = { readonly [name in LimitName]?: number | undefined };
 
 type Values = { readonly [name: string]: unknown };
 
@@ -62,6 +65,19 @@ export function toThrottleLimits(options: Values & { readonly limits?: Values | 
   const limits = { buckets, iopsSize: value('iops-size') ?? 0 } as ThrottleLimits;
   checkLimits(limits);
   return limits;
+}
+
+/** All of them, those that do not limit included. */
+export function fromThrottleLimits({ buckets, iopsSize }: ThrottleLimits): Record<LimitName, number> {
+  const values = throttleBuckets.flatMap((name) => {
+    const { average, burst, burstSeconds } = buckets[name];
+    return [
+      [name, average],
+      [`${name}-max`, burst],
+      [`${name}-max-length`, burstSeconds],
+    ];
+  });
+  return { ...Object.fromEntries(values), 'iops-size': iopsSize } as Record<LimitName, number>;
 }
 
 function checkLimits({ buckets, iopsSize }: ThrottleLimits): void {
