@@ -120,7 +120,7 @@ export const ReplyType = {
 /** The flags of an extent of base:allocation. */
 export const ExtentState = { HOLE: 1, ZERO: 2 } as const;
 
-/** The one metadata context that exists here, and the number by which replies name it. */
+/** The one metadata context that exists here, and the number by which our server's replies name it. */
 export const ALLOCATION_CONTEXT = 'base:allocation';
 export const ALLOCATION_CONTEXT_ID = 1;
 

@@ -3,7 +3,7 @@
  * a bounded speed. What is not allocated, and what is zero, is zeroed on the target without being written.
  */
 import { isZero, mapAnonymous, unmap } from '../native/memory.js';
-import { allocationExtents } from './allocation.js';
+import { allocationExtents, readsAsZeroes } from './allocation.js';
 import type { DirtyBitmap } from './dirty-bitmap.js';
 import { BlockFlag, BlockOp } from './engine.js';
 import { EngineClient } from './engine-client.js';
@@ -20,8 +20,8 @@ export interface CopierOptions {
   readonly source: BlockNode;
   readonly target: BlockNode;
   readonly bitmap: DirtyBitmap;
-  /** The target reads as zeroes where it was never written. */
-  readonly targetIsZero?: boolean;
+  /** Nobody else writes the target: where it reads as zeroes before the first run, zeroes need not be written. */
+  readonly ownsTarget?: boolean;
   /** Told of each part that was copied. Bytes. */
   readonly onCopied: (bytes: number) => void;
 }
@@ -33,8 +33,9 @@ export class Copier {
   readonly #source: EngineClient;
   readonly #target: EngineClient;
   readonly #memory = mapAnonymous(workers * partBytesMax);
-  /** Set where data was written: there the target may hold something else than zeroes. */
-  readonly #wasCopied: Uint8Array;
+  /** Set where data was written: there the target may hold something else than zeroes. Empty: it may anywhere. */
+  #wasCopied = new Uint8Array(0);
+  #isPrepared = false;
   #next = 0;
   /** When the speed allows the next part. */
   #nextAtMs = 0;
@@ -42,7 +43,6 @@ export class Copier {
 
   constructor(options: CopierOptions) {
     this.#options = options;
-    this.#wasCopied = new Uint8Array(options.targetIsZero === true ? options.bitmap.bitCount : 0);
     this.#source = new EngineClient(options.source);
     try {
       this.#target = new EngineClient(options.target);
@@ -56,6 +56,7 @@ export class Copier {
   /** Until nothing is marked, or `stop`. Throws the first error, with its part marked again. */
   async run(): Promise<void> {
     this.#stopped = false;
+    await this.#prepare();
     const running = Array.from({ length: workers }, (_, worker) => this.#work(worker));
     const results = await Promise.allSettled(running);
     const failed = results.find((result) => result.status === 'rejected');
@@ -86,6 +87,14 @@ export class Copier {
   async close(): Promise<void> {
     await Promise.all([this.#source.close(closeTimeoutMs), this.#target.close(closeTimeoutMs)]);
     unmap(this.#memory, workers * partBytesMax);
+  }
+
+  async #prepare(): Promise<void> {
+    const { bitmap, ownsTarget = false } = this.#options;
+    if (!this.#isPrepared && ownsTarget && (await readsAsZeroes(this.#target))) {
+      this.#wasCopied = new Uint8Array(bitmap.bitCount);
+    }
+    this.#isPrepared = true;
   }
 
   async #work(worker: number): Promise<void> {
@@ -134,8 +143,8 @@ export class Copier {
 
   async #copy(offset: number, length: number, address: number): Promise<void> {
     let at = offset;
-    for (const extent of allocationExtents(this.#options.source, { offset, length })) {
-      await (extent.hole
+    for (const extent of await allocationExtents(this.#source, { offset, length })) {
+      await (extent.zero
         ? this.#zero(at, extent.length)
         : this.#copyData(at, extent.length, address + (at - offset)));
       at += extent.length;

@@ -27,8 +27,10 @@ export interface EngineRequest {
   /** Bytes, in the node's alignment and inside of it. */
   readonly offset: number;
   readonly length: number;
-  /** The payload of a read or write: host memory that stays until the request has ended. */
+  /** The payload of a read or write, or room for a status: host memory that stays until the request has ended. */
   readonly address?: number;
+  /** Bytes of that memory; as long as the range when absent. */
+  readonly addressBytes?: number;
 }
 
 interface Started {
@@ -43,10 +45,11 @@ const opNames: Record<BlockOp, string> = {
   [BlockOp.FLUSH]: 'flush',
   [BlockOp.DISCARD]: 'discard',
   [BlockOp.WRITE_ZEROES]: 'write zeroes',
+  [BlockOp.STATUS]: 'block status',
 };
 
 export class EngineClient implements BlockCompletionSink {
-  readonly #node: BlockNode;
+  readonly node: BlockNode;
   readonly #table = new RequestTable(inFlightMax, segmentsMax);
   readonly #pool = new AlignedPool();
   readonly #reactor: Reactor;
@@ -60,7 +63,7 @@ export class EngineClient implements BlockCompletionSink {
   #changes: Promise<void> = Promise.resolve();
 
   constructor(node: BlockNode) {
-    this.#node = node;
+    this.node = node;
     this.#reactor = acquireEventLoopReactor();
     try {
       this.#engine = this.#createEngine();
@@ -106,7 +109,7 @@ export class EngineClient implements BlockCompletionSink {
         this.#engine.abandon();
         throw new VduseError(
           'TIMEOUT',
-          `block node '${this.#node.nodeName}': ${this.inFlight} requests did not end in ${2 * timeoutMs} ms`,
+          `block node '${this.node.nodeName}': ${this.inFlight} requests did not end in ${2 * timeoutMs} ms`,
         );
       }
     }
@@ -121,7 +124,7 @@ export class EngineClient implements BlockCompletionSink {
     if (result === 0) {
       resolve();
     } else {
-      reject(systemCallError(opNames[request.op], -result, `on block node '${this.#node.nodeName}'`));
+      reject(systemCallError(opNames[request.op], -result, `on block node '${this.node.nodeName}'`));
     }
     const next = this.#isHeld ? undefined : this.#waiting.shift();
     if (next !== undefined) {
@@ -135,7 +138,7 @@ export class EngineClient implements BlockCompletionSink {
   }
 
   #createEngine(): BlockEngine {
-    return createEngine(this.#node.engine, {
+    return createEngine(this.node.engine, {
       table: this.#table,
       sink: this,
       reactor: this.#reactor,
@@ -179,19 +182,18 @@ export class EngineClient implements BlockCompletionSink {
   }
 
   #start(started: Started): void {
-    const { op, flags = 0, offset, length, address } = started.request;
+    const { op, flags = 0, offset, length, address, addressBytes = length } = started.request;
     const table = this.#table;
     const slot = table.take();
     this.#started[slot] = started;
     table.op[slot] = op;
     table.flags[slot] = flags;
-    if (address === undefined) {
-      table.length[slot] = length;
-    } else {
-      table.addSegment(slot, address, length);
+    if (address !== undefined) {
+      table.addSegment(slot, address, addressBytes);
     }
+    table.length[slot] = length;
     table.offset[slot] = offset;
-    detectZeroWrite(table, slot, this.#node.detectZeroes);
+    detectZeroWrite(table, slot, this.node.detectZeroes);
     this.#engine.submit(slot);
   }
 

@@ -8,7 +8,15 @@ import type { ConnectTarget } from './drivers/nbd-client/connector.js';
 import type { ExportTerms } from './drivers/nbd-client/export-terms.js';
 import type { FaultRule } from './filters/fault-engine.js';
 
-export const BlockOp = { READ: 0, WRITE: 1, FLUSH: 2, DISCARD: 3, WRITE_ZEROES: 4 } as const;
+export const BlockOp = {
+  READ: 0,
+  WRITE: 1,
+  FLUSH: 2,
+  DISCARD: 3,
+  WRITE_ZEROES: 4,
+  /** Asks what is allocated: an ExtentList comes in the payload. Only where `canTellStatus` is true of the spec. */
+  STATUS: 5,
+} as const;
 export type BlockOp = (typeof BlockOp)[keyof typeof BlockOp];
 
 /** Request flags. */
@@ -85,6 +93,8 @@ export interface NbdEngineSpec extends ExportTerms {
   readonly target: ConnectTarget;
   /** What is written on one connection is seen and flushed on all (NBD_FLAG_CAN_MULTI_CONN). */
   readonly multipleConnections: boolean;
+  /** The server tells what is allocated (base:allocation). */
+  readonly tellsAllocation: boolean;
   /** How long requests wait for a server that went away. */
   readonly reconnectDelayMs: number;
   readonly noFlush: boolean;
@@ -145,6 +155,11 @@ export function needsMainThread(spec: EngineSpec): boolean {
     ('child' in spec && needsMainThread(spec.child)) ||
     (spec.kind === 'mirror' && spec.target !== undefined && needsMainThread(spec.target))
   );
+}
+
+/** Whether the engine takes BlockOp.STATUS. */
+export function canTellStatus(spec: EngineSpec): boolean {
+  return spec.kind === 'nbd' ? spec.tellsAllocation : 'child' in spec && canTellStatus(spec.child);
 }
 
 /**

@@ -1,6 +1,5 @@
 /** Copies a node to another one, once: `vduse convert`. Nobody writes either meanwhile. */
 import { VduseError } from '../base/errors.js';
-import { allocationExtents } from '../block/allocation.js';
 import { Copier } from '../block/copier.js';
 import { DirtyBitmap } from '../block/dirty-bitmap.js';
 import type { BlockNode } from '../block/node.js';
@@ -36,13 +35,12 @@ export async function convertNode(options: ConvertOptions): Promise<void> {
   signal?.throwIfAborted();
   const bitmap = new DirtyBitmap({ size: source.size, granularity });
   bitmap.mark(0, source.size);
-  const extents = allocationExtents(target, { offset: 0, length: target.size });
   let done = 0;
   const copier = new Copier({
     source,
     target,
     bitmap,
-    targetIsZero: extents.every(({ hole }) => hole),
+    ownsTarget: true,
     onCopied: (bytes) => {
       done += bytes;
       options.onProgress?.(done);

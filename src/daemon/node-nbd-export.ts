@@ -102,9 +102,8 @@ export class NodeNbdExport implements NbdExport {
     return { parts: [bytes], release: () => this.#pool.release(bytes) };
   }
 
-  blockStatus(offset: number, length: number): NbdExtent[] {
-    const extents = allocationExtents(this.#node, { offset, length });
-    return extents.map((extent) => ({ length: extent.length, hole: extent.hole, zero: extent.hole }));
+  blockStatus(offset: number, length: number): Promise<NbdExtent[]> {
+    return allocationExtents(this.#client, { offset, length });
   }
 
   /** See BlockExport. */

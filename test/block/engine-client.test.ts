@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { SystemCallError, VduseError } from '../../src/base/errors.js';
-import { allocationExtents } from '../../src/block/allocation.js';
+import { allocationExtents, readsAsZeroes } from '../../src/block/allocation.js';
 import { registerLocalDevice, unregisterLocalDevice } from '../../src/block/drivers/local-engine.js';
 import { BlockOp } from '../../src/block/engine.js';
 import { EngineClient } from '../../src/block/engine-client.js';
@@ -91,23 +91,26 @@ describe('requests on a node without a queue', () => {
     releaseEventLoopReactor();
   });
 
-  it('tells holes from data, in whole blocks', () => {
+  it('tells holes from data, in whole blocks', async () => {
     const filename = join(folder, 'sparse');
     const fd = openSync(filename, 'w');
     writeSync(fd, Buffer.alloc(65536, 1), 0, 65536, 1 << 20);
     closeSync(fd);
     truncateSync(filename, 4 << 20);
-    return openBlockNode({ driver: 'file', nodeName: 's', filename }).then(async (sparse) => {
-      const extents = allocationExtents(sparse, { offset: 512, length: (4 << 20) - 512 });
-      assert.deepEqual(extents, [
-        { length: (1 << 20) - 512, hole: true },
-        { length: 65536, hole: false },
-        { length: (3 << 20) - 65536, hole: true },
-      ]);
-      assert.deepEqual(allocationExtents(sparse, { offset: 1 << 20, length: 512 }), [
-        { length: 512, hole: false },
-      ]);
-      await sparse.close();
-    });
+    const sparse = new EngineClient(await openBlockNode({ driver: 'file', nodeName: 's', filename }));
+    const hole = { hole: true, zero: true };
+    const data = { hole: false, zero: false };
+    const extents = await allocationExtents(sparse, { offset: 512, length: (4 << 20) - 512 });
+    assert.deepEqual(extents, [
+      { length: (1 << 20) - 512, ...hole },
+      { length: 65536, ...data },
+      { length: (3 << 20) - 65536, ...hole },
+    ]);
+    assert.deepEqual(await allocationExtents(sparse, { offset: 1 << 20, length: 512 }), [
+      { length: 512, ...data },
+    ]);
+    assert.equal(await readsAsZeroes(sparse), false);
+    await sparse.close(1000);
+    await sparse.node.close();
   });
 });

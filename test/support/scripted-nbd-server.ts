@@ -31,6 +31,8 @@ export interface ScriptedOptions {
   readonly structured?: boolean;
   /** Minimum, preferred and maximum; none are told when absent. */
   readonly blockSizes?: readonly [number, number, number];
+  /** Has base:allocation, under this number. */
+  readonly allocationContext?: number | undefined;
   /** Answers GO with ERR_UNSUP. */
   readonly withoutGo?: boolean;
   /** Takes the place of the whole conversation. */
@@ -108,6 +110,26 @@ export function answerZeroes(request: WireRequest, socket: Socket, structured: b
     socket.write(chunk(request, ReplyType.NONE));
   }
 }
+
+/** An extent of base:allocation: its length and its flags. */
+export type WireExtent = readonly [length: number, flags: number];
+
+export const statusChunk = (
+  request: WireRequest,
+  extents: readonly WireExtent[],
+  options: { context?: number; done?: boolean } = {},
+): Buffer =>
+  chunk(
+    request,
+    ReplyType.BLOCK_STATUS,
+    Buffer.concat([u32(options.context ?? scriptedContext), ...extents.map((extent) => u32(...extent))]),
+    options.done ?? true,
+  );
+
+/** The number that scripted servers give base:allocation, unless a test wants another one. */
+export const scriptedContext = 0x8000_0007;
+
+export const metaContext = (id: number, name: string): Buffer => Buffer.concat([u32(id), Buffer.from(name)]);
 
 let count = 0;
 
@@ -211,8 +233,13 @@ export class ScriptedServer {
     }
     const option = readU32(input, 8);
     const { size = 1 << 20, flags = allFlags, structured = true, blockSizes, withoutGo } = this.#options;
+    const { allocationContext } = this.#options;
     if (option === Option.STRUCTURED_REPLY) {
       socket.write(optionReply(option, structured ? OptionReply.ACK : OptionReply.ERR_UNSUP));
+    } else if (option === Option.SET_META_CONTEXT && allocationContext !== undefined) {
+      const context = metaContext(allocationContext, 'base:allocation');
+      socket.write(optionReply(option, OptionReply.META_CONTEXT, context));
+      socket.write(optionReply(option, OptionReply.ACK));
     } else if (option === Option.EXPORT_NAME) {
       done();
       socket.write(Buffer.concat([u64(size), u16(flags)]));

@@ -43,7 +43,7 @@ export class MirrorEngine implements BlockEngine, BlockCompletionSink {
 
   submit(slot: number): void {
     const op = this.#table.op[slot];
-    this.#changes[slot] = op === BlockOp.READ || op === BlockOp.FLUSH ? 0 : 1;
+    this.#changes[slot] = op === BlockOp.READ || op === BlockOp.FLUSH || op === BlockOp.STATUS ? 0 : 1;
     if (this.#changes[slot] !== 0) {
       this.#offset[slot] = this.#table.offset[slot];
       this.#length[slot] = this.#table.length[slot];

@@ -51,7 +51,7 @@ export class ThrottleEngine implements BlockEngine, EventSource {
 
   submit(slot: number): void {
     const op = this.#table.op[slot];
-    if (op === BlockOp.FLUSH) {
+    if (op === BlockOp.FLUSH || op === BlockOp.STATUS) {
       this.#child.submit(slot);
       return;
     }

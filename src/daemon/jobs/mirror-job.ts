@@ -4,7 +4,6 @@
  * for a moment, the last parts are copied, and they go on from the target without noticing.
  */
 import { VduseError } from '../../base/errors.js';
-import { allocationExtents } from '../../block/allocation.js';
 import { Copier } from '../../block/copier.js';
 import { DirtyBitmap } from '../../block/dirty-bitmap.js';
 import type { GraphNode, NodeLink, NodeUser } from '../graph/graph-node.js';
@@ -93,13 +92,12 @@ export class MirrorWork implements JobWork {
       void this.#targetLink.close();
       throw error;
     }
-    const isHollow = allocationExtents(target, { offset: 0, length: target.size }).every(({ hole }) => hole);
     this.#copier = new Copier({
       source: source.opened,
       target,
       bitmap: this.#bitmap,
       // What users write to both does not go through here, so nothing is known of it.
-      targetIsZero: options.copyMode !== 'write-blocking' && options.sync !== 'none' && isHollow,
+      ownsTarget: options.copyMode !== 'write-blocking' && options.sync !== 'none',
       onCopied: (bytes) => this.#onCopied(bytes),
     });
   }

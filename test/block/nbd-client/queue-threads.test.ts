@@ -1,14 +1,17 @@
 /** NBD under virtio-blk devices: on queue threads, to and from guest memory in pieces. */
 import assert from 'node:assert/strict';
 import { after, describe, type TestContext, test } from 'node:test';
+import { type Logger, silentLogger } from '../../../src/base/log.js';
 import { Command } from '../../../src/base/nbd-protocol.js';
 import { openBlockNode } from '../../../src/block/open.js';
 import { BLK_S, BLK_T } from '../../../src/device/blk/blk-protocol.js';
 import { QueueThreadPool } from '../../../src/worker/queue-thread-pool.js';
 import { type BlkSetup, startBlk } from '../../support/blk.js';
 import { Random } from '../../support/random.js';
+import { recordingLogger } from '../../support/recording-logger.js';
 import { allFlags, answerZeroes, dataChunk, ScriptedServer } from '../../support/scripted-nbd-server.js';
 import { makeTempDir } from '../../support/temp-dir.js';
+import { until } from '../../support/within.js';
 
 const folder = makeTempDir();
 const size = 4 << 20;
@@ -19,6 +22,7 @@ async function start(
   t: TestContext,
   flags: number,
   queueCount: number,
+  options: { logger?: Logger; reconnectDelay?: number } = {},
 ): Promise<{ server: ScriptedServer; setup: BlkSetup }> {
   const bytes = Buffer.alloc(size);
   const server = await new ScriptedServer({
@@ -37,12 +41,12 @@ async function start(
     },
   }).listen(folder);
   t.after(() => server.stop());
-  const node = await openBlockNode({
-    driver: 'nbd',
-    nodeName: 'n',
-    server: server.address,
-    discard: 'unmap',
-  });
+  const { logger = silentLogger, reconnectDelay = 0 } = options;
+  const node = await openBlockNode(
+    { driver: 'nbd', nodeName: 'n', server: server.address, discard: 'unmap', reconnectDelay },
+    undefined,
+    { secret: () => assert.fail('there are no secrets'), logger },
+  );
   const setup = await startBlk({ node, hosts: pool, device: { queueCount } });
   return { server, setup };
 }
@@ -79,5 +83,19 @@ describe('devices on an NBD export', () => {
       assert.equal(server.connections, connections);
       await setup.close();
     }
+  });
+
+  test('what queue threads see of an outage is in the log', async (t) => {
+    const { logger, lines } = recordingLogger();
+    const { server, setup } = await start(t, allFlags, 2, { logger, reconnectDelay: 30 });
+    const out = new Uint8Array(4096).fill(7);
+    const write = () => Promise.all([0, 1].map((queue) => setup.client.write(queue * 4096, out, queue)));
+    await write();
+    await server.stop();
+    await server.restart();
+    assert.ok((await write()).every(({ status }) => status === BLK_S.OK));
+    await until('the last line', () => lines.some((line) => line.includes('again: it was away for')));
+    assert.match(lines[0], /lost the connection to/);
+    await setup.close();
   });
 });

@@ -5,6 +5,7 @@
  */
 import { VduseError } from '../../../base/errors.js';
 import {
+  ALLOCATION_CONTEXT,
   Bytes,
   HandshakeFlag,
   Info,
@@ -30,6 +31,8 @@ export interface NbdExportInfo {
   /** TransmissionFlag bits. */
   readonly flags: number;
   readonly structuredReplies: boolean;
+  /** The number of base:allocation on this connection; undefined: the server does not tell what is allocated. */
+  readonly allocationContext: number | undefined;
   /** "Size constraints", bytes. What the server did not tell is what the protocol says then. */
   readonly minimumBlockSize: number;
   readonly preferredBlockSize: number;
@@ -48,6 +51,9 @@ const textMax = 200;
 
 const protocolError = (message: string) => new VduseError('PROTOCOL', `NBD handshake: ${message}`);
 
+type Negotiated = Pick<NbdExportInfo, 'structuredReplies' | 'allocationContext'>;
+const nothingNegotiated: Negotiated = { structuredReplies: false, allocationContext: undefined };
+
 interface OptionAnswer {
   readonly type: number;
   readonly data: Uint8Array;
@@ -57,11 +63,14 @@ interface OptionAnswer {
 export function* handshake(exportName: string): HandshakeSteps<NbdExportInfo> {
   const { fixed, noZeroes } = yield* greet();
   if (!fixed) {
-    return yield* chooseByName(exportName, noZeroes, false);
+    return yield* chooseByName(exportName, noZeroes, nothingNegotiated);
   }
   const structuredReplies = yield* negotiateStructuredReplies();
-  const info = yield* go(exportName, structuredReplies);
-  return info ?? (yield* chooseByName(exportName, noZeroes, structuredReplies));
+  // "Metadata querying": its replies are structured ones.
+  const allocationContext = structuredReplies ? yield* negotiateAllocation(exportName) : undefined;
+  const chosen = { structuredReplies, allocationContext };
+  const info = yield* go(exportName, chosen);
+  return info ?? (yield* chooseByName(exportName, noZeroes, chosen));
 }
 
 /** The part of the handshake that is in the clear before TLS ("The NBD_OPT_STARTTLS option"). */
@@ -120,8 +129,32 @@ function* negotiateStructuredReplies(): HandshakeSteps<boolean> {
   return type === OptionReply.ACK;
 }
 
+/** NBD_OPT_SET_META_CONTEXT with one query. Returns the context's number, or undefined where the server has none. */
+function* negotiateAllocation(exportName: string): HandshakeSteps<number | undefined> {
+  yield { send: encodeOption(Option.SET_META_CONTEXT, encodeMetaQuery(exportName)) };
+  let context: number | undefined;
+  for (let n = 0; n < 2; n++) {
+    const { type, data } = yield* receiveAnswer(Option.SET_META_CONTEXT);
+    if (type === OptionReply.ACK) {
+      return context;
+    }
+    if (type >= OptionReply.ERR_UNSUP) {
+      // Whatever is wrong with the export itself, the next option tells it.
+      return undefined;
+    }
+    if (type !== OptionReply.META_CONTEXT || context !== undefined) {
+      break;
+    }
+    if (data.length < 4 || Buffer.from(data.subarray(4)).toString() !== ALLOCATION_CONTEXT) {
+      throw protocolError('the server names another metadata context than the one that was asked for');
+    }
+    context = readU32(data, 0);
+  }
+  throw protocolError('the server answers more than one metadata context');
+}
+
 /** NBD_OPT_GO. Undefined: the server does not know it. */
-function* go(exportName: string, structuredReplies: boolean): HandshakeSteps<NbdExportInfo | undefined> {
+function* go(exportName: string, chosen: Negotiated): HandshakeSteps<NbdExportInfo | undefined> {
   yield { send: encodeOption(Option.GO, encodeGo(exportName)) };
   let basic: { size: number; flags: number } | undefined;
   let sizes: BlockSizes = unknownSizes;
@@ -141,7 +174,7 @@ function* go(exportName: string, structuredReplies: boolean): HandshakeSteps<Nbd
       if (basic === undefined) {
         throw protocolError('the server did not tell the size of the export');
       }
-      return checkInfo({ ...basic, ...sizes, structuredReplies });
+      return checkInfo({ ...basic, ...sizes, ...chosen });
     } else if (type === OptionReply.ERR_UNSUP) {
       return undefined;
     } else {
@@ -155,12 +188,12 @@ function* go(exportName: string, structuredReplies: boolean): HandshakeSteps<Nbd
 function* chooseByName(
   exportName: string,
   noZeroes: boolean,
-  structuredReplies: boolean,
+  chosen: Negotiated,
 ): HandshakeSteps<NbdExportInfo> {
   yield { send: encodeOption(Option.EXPORT_NAME, Buffer.from(exportName)) };
   const reply = yield { receive: noZeroes ? 10 : 10 + Bytes.exportNamePadding };
   const basic = { size: readU64(reply, 0), flags: readU16(reply, 8) };
-  return checkInfo({ ...basic, ...unknownSizes, structuredReplies });
+  return checkInfo({ ...basic, ...unknownSizes, ...chosen });
 }
 
 function* receiveAnswer(option: number): HandshakeSteps<OptionAnswer> {
@@ -253,6 +286,19 @@ function encodeGo(exportName: string): Uint8Array {
   data.set(name, 4);
   writeU16(data, 4 + name.length, 1);
   writeU16(data, 6 + name.length, Info.BLOCK_SIZE);
+  return data;
+}
+
+/** The export's name and one query. */
+function encodeMetaQuery(exportName: string): Uint8Array {
+  const name = Buffer.from(exportName);
+  const query = Buffer.from(ALLOCATION_CONTEXT);
+  const data = new Uint8Array(4 + name.length + 4 + 4 + query.length);
+  writeU32(data, 0, name.length);
+  data.set(name, 4);
+  writeU32(data, 4 + name.length, 1);
+  writeU32(data, 8 + name.length, query.length);
+  data.set(query, 12 + name.length);
   return data;
 }
 

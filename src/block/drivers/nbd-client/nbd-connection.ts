@@ -5,15 +5,18 @@
  * when the ring says that the socket is ready, so nothing but these calls ever touches guest memory.
  */
 import { VduseError } from '../../../base/errors.js';
-import { Errno } from '../../../native/errno.js';
+import { Command } from '../../../base/nbd-protocol.js';
+import { describeErrno, Errno } from '../../../native/errno.js';
 import { pollIn, pollOut, RingOp } from '../../../native/ring.js';
 import { closeSocket } from '../../../native/stream-socket.js';
 import type { EventSource, Reactor } from '../../../reactor/reactor.js';
 import type { NbdEngineSpec } from '../../engine.js';
+import { ConnectionReporter } from './connection-reports.js';
 import { type ConnectorSink, NbdConnector } from './connector.js';
 import { isCompatible } from './export-terms.js';
 import type { NbdExportInfo } from './handshake.js';
-import { ParkedConnections } from './parked-connections.js';
+import { type ParkedConnection, ParkedConnections } from './parked-connections.js';
+import { ReconnectTimes } from './reconnect-times.js';
 import { ReceiveResult, ReplyReader } from './reply-reader.js';
 import { RequestSender } from './request-sender.js';
 import { type WireClient, WireClients } from './wire-clients.js';
@@ -30,10 +33,6 @@ const Phase = {
   BROKEN: 4,
 } as const;
 
-/** How long requests wait for a connection that was never there, or that was closed by ourselves. */
-const firstHoldMs = 10_000;
-const retryMsMin = 100;
-const retryMsMax = 5000;
 /** Half a reply, or half a request, and then nothing. */
 const stallMs = 60_000;
 // Tokens of ring entries: one of these below the number of the connection.
@@ -63,11 +62,8 @@ export class NbdConnection implements EventSource, ConnectorSink {
   /** The socket was looked at a moment ago: the next look can wait for a turn. */
   #looked = false;
   #more = false;
-  /** Until when requests are held; attempts go on until then. */
-  #holdUntilMs = 0;
-  #retries = false;
-  #retryAtMs = 0;
-  #retryMs = retryMsMin;
+  readonly #times: ReconnectTimes;
+  readonly #reporter: ConnectionReporter;
   #completedBefore = 0;
   #stalledAtMs = 0;
   #stalledBytes = 0;
@@ -103,15 +99,16 @@ export class NbdConnection implements EventSource, ConnectorSink {
     this.#reactor = reactor;
     this.#parked = new ParkedConnections(spec.parked);
     this.#connector = new NbdConnector(reactor, spec.target, this);
+    this.#times = new ReconnectTimes(spec.reconnectDelayMs);
+    this.#reporter = new ConnectionReporter(spec.key);
     this.#source = reactor.add(this);
     const parked = this.#parked.take();
     if (parked !== undefined) {
-      this.#onReady(parked.fd, parked.structuredReplies);
+      this.#onReady(parked);
       // The server may have gone while nobody listened.
       this.#receive();
     } else {
-      this.#beginHold(performance.now() + Math.max(firstHoldMs, spec.reconnectDelayMs));
-      this.#connect();
+      this.#connectAnew();
     }
   }
 
@@ -146,6 +143,11 @@ export class NbdConnection implements EventSource, ConnectorSink {
     }
   }
 
+  /** False: the server that is there, maybe another one than before, does not tell the block status. */
+  get mayAskStatus(): boolean {
+    return this.#phase !== Phase.READY || this.#reader.allocationContext !== undefined;
+  }
+
   /** Ends all requests of a client at once. What the server knows of costs the connection. */
   cancel(index: number, requests: WireClient['requests']): void {
     let known = false;
@@ -163,8 +165,7 @@ export class NbdConnection implements EventSource, ConnectorSink {
       }
     }
     if (known && !this.#closed) {
-      this.#beginHold(performance.now() + Math.max(firstHoldMs, this.#spec.reconnectDelayMs));
-      this.#connect();
+      this.#connectAnew();
     }
   }
 
@@ -195,8 +196,9 @@ export class NbdConnection implements EventSource, ConnectorSink {
       this.#checkStall();
     } else if (this.#phase === Phase.CONNECTING || this.#phase === Phase.WAITING) {
       const now = performance.now();
-      const next = this.#phase === Phase.WAITING ? this.#retryAtMs : this.#holdUntilMs;
-      const left = Math.max(0, Math.min(next, this.#holdUntilMs) - now);
+      const { holdUntilMs, retryAtMs } = this.#times;
+      const next = this.#phase === Phase.WAITING ? retryAtMs : holdUntilMs;
+      const left = Math.max(0, Math.min(next, holdUntilMs) - now);
       this.#reactor.sleepMs = Math.min(this.#reactor.sleepMs, left);
     }
     return this.#canSend;
@@ -218,35 +220,35 @@ export class NbdConnection implements EventSource, ConnectorSink {
 
   onConnected(fd: number, info: NbdExportInfo): void {
     if (isCompatible(info, this.#spec)) {
-      this.#onReady(fd, info.structuredReplies);
+      this.#onReady({ fd, ...info });
     } else {
       closeSocket(fd);
-      this.onConnectFailed();
+      this.onConnectFailed(new VduseError('IMAGE_INVALID', 'the export is smaller or less able than it was'));
     }
   }
 
-  onConnectFailed(_error?: VduseError): void {
-    const now = performance.now();
-    this.#retryAtMs = now + this.#retryMs;
-    this.#retryMs = Math.min(this.#retryMs * 2, retryMsMax);
-    if (this.#retries && this.#retryAtMs < this.#holdUntilMs) {
+  onConnectFailed(error: VduseError): void {
+    this.#reporter.onFailed(error.message);
+    this.#waitOrGiveUp();
+  }
+
+  #waitOrGiveUp(): void {
+    if (this.#times.onFailed(performance.now())) {
       this.#phase = Phase.WAITING;
-    } else if (this.#retries && now < this.#holdUntilMs) {
-      this.#phase = Phase.WAITING;
-      this.#retryAtMs = this.#holdUntilMs;
     } else {
       this.#giveUp();
     }
   }
 
-  #onReady(fd: number, structuredReplies: boolean): void {
+  #onReady({ fd, structuredReplies, allocationContext }: ParkedConnection): void {
     this.#fd = fd;
     this.#epoch++;
     this.#phase = Phase.READY;
     this.#waitsIn = false;
     this.#waitsOut = false;
     this.#more = false;
-    this.#reader.reset(structuredReplies);
+    this.#reporter.onReady();
+    this.#reader.reset(structuredReplies, allocationContext);
     this.#clients.eachHeld(this.#resend);
   }
 
@@ -254,7 +256,14 @@ export class NbdConnection implements EventSource, ConnectorSink {
     return this.#phase === Phase.READY && !this.#waitsOut && !this.#sender.isEmpty;
   }
 
-  readonly #resend = (id: number): void => this.#sender.add(id);
+  readonly #resend = (id: number): void => {
+    const command = this.#clients.requests(id).command[id & 0xffff];
+    if (command === Command.BLOCK_STATUS && !this.mayAskStatus) {
+      this.#clients.end(id, -Errno.EOPNOTSUPP);
+    } else {
+      this.#sender.add(id);
+    }
+  };
 
   readonly #refuse = (id: number): void => this.#clients.end(id, -Errno.EIO);
 
@@ -284,7 +293,7 @@ export class NbdConnection implements EventSource, ConnectorSink {
       this.#waitsOut = true;
       this.#wait(pollOut, tokenOut);
     } else if (result < 0) {
-      this.#onLost();
+      this.#onLost(describeErrno(-result).text);
     }
   }
 
@@ -298,8 +307,12 @@ export class NbdConnection implements EventSource, ConnectorSink {
     }
     if (result === ReceiveResult.VIOLATED) {
       this.#break();
-    } else if (result < 0 || result === ReceiveResult.CLOSED || this.#reader.shuttingDown) {
-      this.#onLost();
+    } else if (this.#reader.shuttingDown) {
+      this.#onLost('the server is shutting down');
+    } else if (result === ReceiveResult.CLOSED) {
+      this.#onLost('the server closed it');
+    } else if (result < 0) {
+      this.#onLost(describeErrno(-result).text);
     }
   }
 
@@ -309,26 +322,23 @@ export class NbdConnection implements EventSource, ConnectorSink {
   }
 
   /** The connection broke by itself. */
-  #onLost(): void {
-    const now = performance.now();
+  #onLost(reason: string): void {
     this.#disconnect();
-    // A server that takes connections and answers nothing is not waited for again and again.
     const answered = this.#clients.completed !== this.#completedBefore;
     this.#completedBefore = this.#clients.completed;
-    if (answered || now >= this.#holdUntilMs) {
-      this.#beginHold(now + this.#spec.reconnectDelayMs);
-    }
+    this.#times.onLost(performance.now(), answered);
+    this.#reporter.onLost(reason);
     if (this.#spec.reconnectDelayMs === 0) {
       this.#giveUp();
     } else if (answered) {
-      this.#retryMs = retryMsMin;
       this.#connect();
     } else {
-      this.onConnectFailed();
+      this.#waitOrGiveUp();
     }
   }
 
   #break(): void {
+    this.#reporter.onBroken(this.#reader.violation);
     this.#disconnect();
     this.#phase = Phase.BROKEN;
     this.#clients.eachHeld(this.#refuse);
@@ -361,40 +371,37 @@ export class NbdConnection implements EventSource, ConnectorSink {
     this.#epoch++;
   }
 
-  #beginHold(untilMs: number): void {
-    this.#holdUntilMs = untilMs;
-    this.#retries = true;
+  #connectAnew(): void {
+    this.#times.beginFirst(performance.now());
+    this.#connect();
   }
 
   #connect(): void {
     this.#phase = Phase.CONNECTING;
-    this.#connector.start(Math.max(1, this.#holdUntilMs - performance.now()));
+    this.#connector.start(Math.max(1, this.#times.holdUntilMs - performance.now()));
   }
 
   /** A request came and nobody is connected: one attempt for it, unless the last one failed just now. */
   #tryOnce(id: number): void {
-    const now = performance.now();
-    if (now < this.#retryAtMs) {
+    if (this.#times.beginOnce(performance.now())) {
+      this.#connect();
+    } else {
       this.#clients.end(id, -Errno.EIO);
-      return;
     }
-    this.#holdUntilMs = now + firstHoldMs;
-    this.#retries = false;
-    this.#retryMs = retryMsMin;
-    this.#connect();
   }
 
   #checkTime(now: number): void {
-    if (now >= this.#holdUntilMs) {
+    if (now >= this.#times.holdUntilMs) {
       this.#connector.abort();
-      this.#retryAtMs = now + retryMsMin;
+      this.#times.onOver(now);
       this.#giveUp();
-    } else if (this.#phase === Phase.WAITING && now >= this.#retryAtMs) {
+    } else if (this.#phase === Phase.WAITING && now >= this.#times.retryAtMs) {
       this.#connect();
     }
   }
 
   #giveUp(): void {
+    this.#reporter.onGaveUp();
     this.#phase = Phase.DOWN;
     this.#clients.eachHeld(this.#refuse);
   }
@@ -409,16 +416,17 @@ export class NbdConnection implements EventSource, ConnectorSink {
       this.#stalledBytes = this.#progress;
       this.#stalledAtMs = now;
     } else if (now - this.#stalledAtMs > stallMs) {
-      this.#onLost();
+      this.#onLost(`nothing moved for ${stallMs / 1000} s in the middle of a message`);
     }
   }
 
   #close(): void {
     this.#closed = true;
+    this.#reporter.onClosed();
     if (this.#phase === Phase.READY && !this.#reader.isInMiddle && this.#clients.onWire === 0) {
-      const { structured } = this.#reader;
+      const { structured, allocationContext } = this.#reader;
       this.#forgetWaits();
-      this.#parked.park({ fd: this.#fd, structuredReplies: structured });
+      this.#parked.park({ fd: this.#fd, structuredReplies: structured, allocationContext });
       this.#fd = -1;
     }
     this.#disconnect();

@@ -4,6 +4,7 @@
  * flush after those that are to be durable where the server has no FUA.
  */
 import { Command, CommandFlag, TransmissionFlag } from '../../../base/nbd-protocol.js';
+import { Errno } from '../../../native/errno.js';
 import type { Reactor } from '../../../reactor/reactor.js';
 import {
   type BlockCompletionSink,
@@ -66,6 +67,9 @@ export class NbdEngine implements BlockEngine, WireClient {
           this.#sink.onBlockComplete(slot, 0);
         }
         break;
+      case BlockOp.STATUS:
+        this.#askStatus(slot);
+        break;
       default:
         this.#next(slot);
         break;
@@ -111,6 +115,18 @@ export class NbdEngine implements BlockEngine, WireClient {
 
   #flush(slot: number): void {
     this.requests.set(slot, Command.FLUSH, 0, -this.#table.offset[slot], 0);
+    this.#submit(slot);
+  }
+
+  /** What the first answer does not cover is asked for again by whoever wants it. */
+  #askStatus(slot: number): void {
+    if (!this.#connection.mayAskStatus) {
+      this.#sink.onBlockComplete(slot, -Errno.EOPNOTSUPP);
+      return;
+    }
+    const length = Math.min(this.#table.length[slot], rangeBytesMax);
+    this.#table.length[slot] = length;
+    this.requests.set(slot, Command.BLOCK_STATUS, 0, 0, length);
     this.#submit(slot);
   }
 

@@ -1,12 +1,14 @@
 /** The block driver `nbd`: opens an export of an NBD server. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errorMessage, VduseError } from '../../../base/errors.js';
+import type { Logger } from '../../../base/log.js';
 import { Command, Magic, TransmissionFlag, writeU16, writeU32 } from '../../../base/nbd-protocol.js';
 import { writeFd } from '../../../native/fd.js';
 import { closeSocket } from '../../../native/stream-socket.js';
 import { acquireEventLoopReactor, releaseEventLoopReactor } from '../../../reactor/event-loop-reactor.js';
 import type { NbdEngineSpec } from '../../engine.js';
 import type { BlockFeatures, BlockLimits, BlockNode, BlockServices, NbdNodeOptions } from '../../node.js';
+import { ConnectionLog } from './connection-reports.js';
 import { type ConnectTarget, NbdConnector } from './connector.js';
 import type { NbdExportInfo } from './handshake.js';
 import { nbdUri, resolveAddress } from './nbd-address.js';
@@ -34,7 +36,7 @@ interface OpenedConnection {
 /** Throws what keeps the export from being opened: NOT_FOUND, PERMISSION_DENIED, PROTOCOL, TIMEOUT, SYSTEM_CALL ... */
 export async function openNbdNode(
   options: NbdNodeOptions,
-  services: Pick<BlockServices, 'tlsCredentials'>,
+  services: Pick<BlockServices, 'tlsCredentials' | 'logger'>,
 ): Promise<BlockNode> {
   const { server, exportName = '' } = options;
   if (Buffer.byteLength(exportName) > exportNameBytesMax) {
@@ -52,7 +54,7 @@ export async function openNbdNode(
     }
     const { connection, target } = await connectUntil(options, relay);
     try {
-      return new NbdNode(options, { connection, target, relay, uri });
+      return new NbdNode(options, { connection, target, relay, uri, logger: services.logger });
     } catch (error) {
       disconnect(connection.fd);
       throw error;
@@ -136,6 +138,7 @@ interface NodeParts {
   readonly target: ConnectTarget;
   readonly relay: TlsRelay | undefined;
   readonly uri: string;
+  readonly logger: Logger;
 }
 
 class NbdNode implements BlockNode {
@@ -152,9 +155,10 @@ class NbdNode implements BlockNode {
   readonly engine: NbdEngineSpec;
   readonly #parked = new ParkedConnections();
   readonly #relay: TlsRelay | undefined;
+  readonly #log: ConnectionLog;
   #closed = false;
 
-  constructor(options: NbdNodeOptions, { connection, target, relay, uri }: NodeParts) {
+  constructor(options: NbdNodeOptions, { connection, target, relay, uri, logger }: NodeParts) {
     const { info } = connection;
     const unmap = options.discard === 'unmap';
     const can = (flag: number): boolean => (info.flags & flag) !== 0;
@@ -186,12 +190,22 @@ class NbdNode implements BlockNode {
       minimumBlockSize: info.minimumBlockSize,
       payloadBytesMax: info.payloadBytesMax,
       multipleConnections: can(TransmissionFlag.CAN_MULTI_CONN),
+      tellsAllocation: info.allocationContext !== undefined,
       reconnectDelayMs: (options.reconnectDelay ?? 0) * 1000,
       noFlush: this.cacheNoFlush,
       ignoreDiscard: !unmap,
       parked: this.#parked.buffer,
     };
-    this.#parked.park({ fd: connection.fd, structuredReplies: info.structuredReplies });
+    this.#parked.park({ fd: connection.fd, ...info });
+    this.#log = new ConnectionLog({
+      node: this.engine.key,
+      nodeName: this.nodeName,
+      uri,
+      logger,
+      reconnectDelayMs: this.engine.reconnectDelayMs,
+      isOnlyOnce: false,
+      explain: () => relay?.takeError()?.message,
+    });
   }
 
   async resize(): Promise<void> {
@@ -205,6 +219,7 @@ class NbdNode implements BlockNode {
       return;
     }
     this.#closed = true;
+    this.#log.close();
     for (let parked = this.#parked.take(); parked !== undefined; parked = this.#parked.take()) {
       disconnect(parked.fd);
     }

@@ -19,6 +19,8 @@ import { Errno } from '../../../native/errno.js';
 import { viewBytes } from '../../../native/fd.js';
 import { mapAnonymous, unmap } from '../../../native/memory.js';
 import { IovecMessage } from '../../../native/stream-socket.js';
+import { smallChunkBytesMax, takeSmallChunk } from './small-chunk.js';
+import { checkStatusChunk, StatusReply, statusHeaderBytes } from './status-reply.js';
 import type { WireClients } from './wire-clients.js';
 import { fromWireErrno } from './wire-errno.js';
 import { type WireRequests, WireState } from './wire-requests.js';
@@ -28,13 +30,11 @@ const bufferBytes = 64 << 10;
 const dataHeaderBytes = Bytes.structuredHeader + Bytes.dataOffset;
 /** How much of a read's payload is received on the guess that it follows at once. */
 const guessBytesMax = bufferBytes - 2 * dataHeaderBytes;
-/** A chunk that has no data in it, with the words of an error. */
-const smallChunkBytesMax = 8192;
-/** "Error chunk types": several may belong to one read. */
-const errorChunksMax = 64;
-const ERROR_BIT = 1 << 15;
 /** Calls in one go, for the sake of the other queues of the thread. */
 const callsMax = 256;
+
+/** Where there is no base:allocation. */
+const none = -1;
 
 /** What `receive` returns beside a negative errno. */
 export const ReceiveResult = {
@@ -70,14 +70,19 @@ export class ReplyReader {
   #from = 0;
   #left = 0;
   #last = false;
+  /** The extents that are being received; their end is the reply's where `#last` says so. */
+  readonly #status = new StatusReply();
+  #allocationContext = none;
 
   constructor(clients: WireClients) {
     this.#clients = clients;
   }
 
   /** Begins on a new connection. */
-  reset(structured: boolean): void {
+  reset(structured: boolean, allocationContext: number | undefined): void {
     this.#structured = structured;
+    this.#allocationContext = allocationContext ?? none;
+    this.#status.reset();
     this.#active = true;
     this.violation = '';
     this.shuttingDown = false;
@@ -97,8 +102,13 @@ export class ReplyReader {
     return this.#structured;
   }
 
+  /** The number of base:allocation; undefined: block status can't be asked for. */
+  get allocationContext(): number | undefined {
+    return this.#allocationContext === none ? undefined : this.#allocationContext;
+  }
+
   get isInMiddle(): boolean {
-    return this.#left > 0 || this.#end > this.#start;
+    return this.#left > 0 || this.#status.left > 0 || this.#end > this.#start;
   }
 
   close(): void {
@@ -263,9 +273,11 @@ export class ReplyReader {
       this.#onPayload(bytes);
       return true;
     }
+    if (this.#status.left > 0) {
+      return this.#parseStatus(available);
+    }
     if (available < Bytes.simpleReply) {
-      this.#wanted = Bytes.simpleReply;
-      return false;
+      return this.#want(Bytes.simpleReply);
     }
     const magic = readU32(this.#buffer, this.#start);
     if (magic === Magic.simpleReply) {
@@ -290,11 +302,12 @@ export class ReplyReader {
     if (error !== 0) {
       return this.#onError(id, error);
     }
-    if (requests.command[slot] !== Command.READ) {
-      return this.#complete(id, 0);
+    const command = requests.command[slot];
+    if (command === Command.BLOCK_STATUS || (command === Command.READ && this.#structured)) {
+      return this.#violate('what was asked for comes in a simple reply');
     }
-    if (this.#structured) {
-      return this.#violate('the data of a read comes in a simple reply');
+    if (command !== Command.READ) {
+      return this.#complete(id, 0);
     }
     this.#beginPayload(id, requests, 0, requests.length[slot], true);
     return true;
@@ -317,6 +330,9 @@ export class ReplyReader {
         ? this.#want(dataHeaderBytes)
         : this.#parseData(id, requests, length - Bytes.dataOffset);
     }
+    if (type === ReplyType.BLOCK_STATUS) {
+      return this.#parseStatusHeader(id, requests, length);
+    }
     if (length > smallChunkBytesMax) {
       return this.#violate('a chunk is longer than one of its type can be');
     }
@@ -324,14 +340,22 @@ export class ReplyReader {
       return this.#want(Bytes.structuredHeader + length);
     }
     this.#start += Bytes.structuredHeader + length;
-    return this.#onSmallChunk(id, requests, at);
+    const violation = takeSmallChunk(this.#buffer, at, requests, id & 0xffff);
+    if (violation !== '') {
+      return this.#violate(violation);
+    }
+    if (requests.error[id & 0xffff] === -Errno.ESHUTDOWN) {
+      this.shuttingDown = true;
+      return false;
+    }
+    return (readU16(this.#buffer, at + 4) & REPLY_FLAG_DONE) === 0 || this.#endReply(id, requests);
   }
 
   /** A chunk of data, whose header is whole in the buffer. */
   #parseData(id: number, requests: WireRequests, length: number): boolean {
     const slot = id & 0xffff;
     const from = readU64(this.#buffer, this.#start + Bytes.structuredHeader) - requests.offset[slot];
-    if (!this.#isMissing(requests, slot, from, length)) {
+    if (!requests.isMissing(slot, from, length)) {
       return this.#violate('a chunk has data that was not asked for');
     }
     const last = (readU16(this.#buffer, this.#start + 4) & REPLY_FLAG_DONE) !== 0;
@@ -339,36 +363,39 @@ export class ReplyReader {
     this.#beginPayload(id, requests, from, length, last);
     return true;
   }
-  /** A chunk that is whole in the buffer, its header at `at`. */
-  #onSmallChunk(id: number, requests: WireRequests, at: number): boolean {
-    const type = readU16(this.#buffer, at + 6);
-    const length = readU32(this.#buffer, at + 16);
-    const payload = at + Bytes.structuredHeader;
-    const slot = id & 0xffff;
-    if (type === ReplyType.OFFSET_HOLE && length === Bytes.holePayload) {
-      const from = readU64(this.#buffer, payload) - requests.offset[slot];
-      const bytes = readU32(this.#buffer, payload + 8);
-      if (!this.#isMissing(requests, slot, from, bytes)) {
-        return this.#violate('a chunk has a hole that was not asked for');
-      }
-      requests.zeroPayload(slot, from, bytes);
-      requests.received[slot] += bytes;
-    } else if ((type & ERROR_BIT) !== 0 && length >= 6) {
-      if (requests.errorChunks[slot]++ >= errorChunksMax) {
-        return this.#violate('a reply has no end of errors');
-      }
-      const error = fromWireErrno(readU32(this.#buffer, payload));
-      if (error === -Errno.ESHUTDOWN) {
-        this.shuttingDown = true;
-        return false;
-      }
-      requests.error[slot] = error;
-    } else if (type !== ReplyType.NONE || length !== 0) {
-      return this.#violate('a chunk is of a type that can not be here');
-    } else if ((readU16(this.#buffer, at + 4) & REPLY_FLAG_DONE) === 0) {
-      return this.#violate('a chunk has nothing and is not the last');
+
+  /** The part of a chunk of extents that is before them. */
+  #parseStatusHeader(id: number, requests: WireRequests, length: number): boolean {
+    const at = this.#start;
+    const violation = checkStatusChunk(requests, id & 0xffff, length);
+    if (violation !== '') {
+      return this.#violate(violation);
     }
-    return (readU16(this.#buffer, at + 4) & REPLY_FLAG_DONE) === 0 || this.#endReply(id, requests);
+    if (this.#end - at < statusHeaderBytes) {
+      return this.#want(statusHeaderBytes);
+    }
+    if (readU32(this.#buffer, at + Bytes.structuredHeader) !== this.#allocationContext) {
+      return this.#violate('a chunk has extents of another context');
+    }
+    this.#status.begin(requests, id & 0xffff, length);
+    this.#id = id;
+    this.#requests = requests;
+    this.#last = (readU16(this.#buffer, at + 4) & REPLY_FLAG_DONE) !== 0;
+    this.#start += statusHeaderBytes;
+    return true;
+  }
+
+  #parseStatus(available: number): boolean {
+    const status = this.#status;
+    const taken = status.take(this.#buffer, this.#start, available);
+    if (taken < 0) {
+      return this.#violate('a chunk has an extent without length');
+    }
+    this.#start += taken;
+    if (status.left > 0) {
+      return this.#want(Math.min(status.left, bufferBytes));
+    }
+    return !this.#last || this.#endReply(this.#id, this.#requests!);
   }
 
   #onError(id: number, error: number): boolean {
@@ -377,17 +404,6 @@ export class ReplyReader {
       return false;
     }
     return this.#complete(id, fromWireErrno(error));
-  }
-
-  /** Whether a chunk's range is of the read and not more than is missing of it: so chunks come to an end. */
-  #isMissing(requests: WireRequests, slot: number, from: number, length: number): boolean {
-    return (
-      requests.command[slot] === Command.READ &&
-      length > 0 &&
-      from >= 0 &&
-      from + length <= requests.length[slot] &&
-      length <= requests.length[slot] - requests.received[slot]
-    );
   }
 
   #beginPayload(id: number, requests: WireRequests, from: number, length: number, last: boolean): void {
@@ -413,6 +429,9 @@ export class ReplyReader {
     const isRead = requests.command[slot] === Command.READ;
     if (error === 0 && isRead && requests.received[slot] !== requests.length[slot]) {
       return this.#violate('the reply to a read ends before all data came');
+    }
+    if (error === 0 && requests.command[slot] === Command.BLOCK_STATUS && requests.received[slot] === 0) {
+      return this.#violate('the reply to a request for the block status ends without it');
     }
     return this.#complete(id, error);
   }

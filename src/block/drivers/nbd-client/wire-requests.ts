@@ -36,7 +36,7 @@ export class WireRequests {
   readonly length: Float64Array;
   /** Whether the payload of a write is zeroes instead of the slot's segments. */
   readonly fromZeroes: Uint8Array;
-  /** How far a reply has come: bytes of payload, and the error that its chunks told. */
+  /** How far a reply has come: bytes of the request's range that it has told of, and the error of its chunks. */
   readonly received: Float64Array;
   readonly error: Int32Array;
   readonly errorChunks: Uint8Array;
@@ -155,6 +155,22 @@ export class WireRequests {
       skip = 0;
     }
     return true;
+  }
+
+  /** Whether a range is of a read's data, and not more than is missing of it: so chunks come to an end. */
+  isMissing(slot: number, from: number, length: number): boolean {
+    return (
+      this.command[slot] === Command.READ &&
+      length > 0 &&
+      from >= 0 &&
+      from + length <= this.length[slot] &&
+      length <= this.length[slot] - this.received[slot]
+    );
+  }
+
+  /** Bytes of memory that the slot's answer may take. */
+  roomBytes(slot: number): number {
+    return this.#table.segmentCount[slot] === 0 ? 0 : this.#table.segmentLength(slot, 0);
   }
 
   /** Fills a range of the payload in guest memory with zeroes. */
