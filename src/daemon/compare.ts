@@ -38,7 +38,8 @@ export async function compareNodes(options: CompareOptions): Promise<number | un
         const offset = next;
         const length = Math.min(partBytes, source.size - offset);
         next += length;
-        if (!isHole(source, offset, length) || !isHole(target, offset, length)) {
+        const hollow = await Promise.all(clients.map((client) => isZero(client, offset, length)));
+        if (hollow.includes(false)) {
           const addresses = [address, address + partBytes];
           await Promise.all(
             clients.map((client, n) =>
@@ -67,9 +68,11 @@ export async function compareNodes(options: CompareOptions): Promise<number | un
   }
 }
 
-function isHole(node: BlockNode, offset: number, length: number): boolean {
-  const [first] = allocationExtents(node, { offset, length });
-  return first.hole && first.length === length;
+/** Whether a range is known to be zeroes without reading it. */
+async function isZero(client: EngineClient, offset: number, length: number): Promise<boolean> {
+  const extents = await allocationExtents(client, { offset, length });
+  const zeroes = extents.reduce((sum, extent) => sum + (extent.zero ? extent.length : 0), 0);
+  return zeroes === length;
 }
 
 /** Where two ranges differ first, in sectors. */
