@@ -4,6 +4,7 @@ import { packageVersion } from '../../daemon/version.js';
 import { type CommandContext, createCommand, usageError } from '../support/command.js';
 import { ExitStatus, exitStatusOf, sayError } from '../support/errors.js';
 import { Terminal } from '../support/terminal.js';
+import { benchCommand } from './bench.js';
 import { convertCommand } from './convert.js';
 import { createImageCommand } from './create.js';
 import { doctorCommand } from './doctor.js';
@@ -61,6 +62,7 @@ function createProgram(context: CommandContext) {
     mirrorCommand,
     qmpCommand,
     topCommand,
+    benchCommand,
   ]) {
     program.addCommand(create(context));
   }

@@ -4,7 +4,7 @@ import type { Command } from 'commander';
 import { type CommandContext, checkedOption, createCommand, integerIn } from '../support/command.js';
 import { connectToMonitor } from '../support/connect.js';
 import type { QmpClient } from '../support/qmp-client.js';
-import { formatCount, formatSize } from '../support/size.js';
+import { formatCount, formatSize, formatUs } from '../support/size.js';
 import { formatTable } from '../support/table.js';
 import { type ExportActivity, sparkline, TopMeter, topBoundaries } from '../support/top-meter.js';
 
@@ -103,8 +103,8 @@ class TopView {
         formatCount(activity.writesPerSecond),
         formatSize(Math.round(activity.readBytesPerSecond)),
         formatSize(Math.round(activity.writeBytesPerSecond)),
-        formatUs(activity.p50Us),
-        formatUs(activity.p99Us),
+        formatLatency(activity.p50Us),
+        formatLatency(activity.p99Us),
         `${activity.inFlight}`,
         `${activity.errors}`,
         sparkline(history),
@@ -132,9 +132,6 @@ class TopView {
   }
 }
 
-function formatUs(us: number | undefined): string {
-  if (us === undefined) {
-    return '-';
-  }
-  return us < 1000 ? `${us.toFixed(us < 10 ? 1 : 0)}us` : `${(us / 1000).toFixed(us < 10_000 ? 1 : 0)}ms`;
+function formatLatency(us: number | undefined): string {
+  return us === undefined ? '-' : formatUs(us);
 }

@@ -56,6 +56,20 @@ export function checked<T>(what: string, check: () => T): T {
   }
 }
 
+/** Seconds, with a fraction if wanted. */
+export function secondsIn(range: { min: number; max: number }): (text: string) => number {
+  return (text) => {
+    const seconds = Number(text.replace(/s$/, ''));
+    if (!/^\d+(\.\d+)?s?$/.test(text) || seconds < range.min || seconds > range.max) {
+      throw new VduseError(
+        'INVALID_ARGUMENT',
+        `'${text}' is no number of seconds from ${range.min} to ${range.max}`,
+      );
+    }
+    return seconds;
+  };
+}
+
 export function integerIn(range: { min: number; max: number }): (text: string) => number {
   return (text) => {
     const value = Number(text);

@@ -84,3 +84,11 @@ export function formatDuration(milliseconds: number): string {
 export function formatSeconds(seconds: number): string {
   return seconds < 60 ? `${seconds.toFixed(1)} s` : formatDuration(seconds * 1000);
 }
+
+/** `3.2us`, `71us`, `2.1ms`, `1.4s`. */
+export function formatUs(us: number): string {
+  if (us < 1000) {
+    return `${us.toFixed(us < 10 ? 1 : 0)}us`;
+  }
+  return us < 1e6 ? `${(us / 1000).toFixed(us < 10_000 ? 1 : 0)}ms` : `${(us / 1e6).toFixed(1)}s`;
+}
