@@ -1,146 +1,199 @@
 /**
  * Disks that live elsewhere: our rbd and nbd block drivers behind vhost-user-blk, beside qemu-storage-daemon with the
  * same drivers and the same export, and beside fio's own rbd and nbd engines, which have neither daemon nor device in
- * between. Each has an image of its own; repetitions take turns.
+ * between. Each has an image of its own; repetitions take turns. docs/performance.md says how to read what comes out.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { say, withProgress } from '../lab/progress.js';
+import { BASELINE } from './support/compare-report.js';
 import { describeEnvironment, readEnvironment } from './support/environment.js';
-import { formatCount, formatRatio, formatTable, median, pairedRatio } from './support/figures.js';
-import { findFioClient } from './support/fio-client.js';
+import { formatCount, median } from './support/figures.js';
+import { type FioClient, findFioClient } from './support/fio-client.js';
+import { tablesAsMarkdown, tablesAsText, writeJson, writeSection } from './support/publish.js';
+import { type RemoteCell, remoteJson, remoteTables, type StoreResult } from './support/remote-report.js';
 import { measure, type RemoteSample, type RemoteWorkload } from './support/remote-sample.js';
-import { type Contestant, openNbdStore, openRbdStore, type RemoteStore } from './support/remote-stores.js';
+import {
+  openNbdStore,
+  openRbdStore,
+  ourDaemon,
+  qemuDaemon,
+  type RemoteStore,
+} from './support/remote-stores.js';
 
 const help = `Usage: npm run bench:remote [-- OPTIONS]
 
 Our rbd and nbd block drivers behind vhost-user-blk, beside qemu-storage-daemon and fio's own engines. The stores are a
-Ceph cluster of one OSD in memory, and nbdkit's memory plugin, both on this machine.
+Ceph cluster of one OSD in memory, and nbdkit's memory plugin, both on this machine. About five minutes.
 
-  --only STORE      rbd or nbd
-  --repetitions N   of each cell and contestant (3)
-  --seconds S       of each repetition (1)
-  --image-mib N     size of each image (128)
-  --queues N        queues of the daemons' devices, each with a client's thread and the depth (1)
+  --quick                 shorter: within two minutes
+  --only PATTERN          the cells whose title matches a regular expression: --only 'nbd.*read, depth 1$'
+  --contestants PATTERN   only who matches: --contestants 'vduse|qemu'
+  --variant NAME=OPTIONS  ours once more, with options of the export: --variant no-polling=poll-us=0; may be repeated
+  --repetitions N         of each cell and contestant (5; quick: 2)
+  --seconds S             of each repetition (1; quick: 0.3)
+  --image-mib N           size of each image (128)
+  --queues N              queues of the daemons' devices, each with a client's thread and the depth (1)
+  --json FILE             all samples; "-" is standard output
+  --write-docs            puts the tables into docs/performance.md
 `;
 
-const { values: options } = parseArgs({
-  options: {
-    only: { type: 'string' },
-    repetitions: { type: 'string', default: '3' },
-    seconds: { type: 'string', default: '1' },
-    'image-mib': { type: 'string', default: '128' },
-    queues: { type: 'string', default: '1' },
-    help: { type: 'boolean', short: 'h', default: false },
-  },
-});
+const optionTable = {
+  quick: { type: 'boolean', default: false },
+  only: { type: 'string', default: '' },
+  contestants: { type: 'string', default: '' },
+  variant: { type: 'string', multiple: true, default: [] as string[] },
+  repetitions: { type: 'string' },
+  seconds: { type: 'string' },
+  'image-mib': { type: 'string' },
+  queues: { type: 'string' },
+  json: { type: 'string' },
+  'write-docs': { type: 'boolean', default: false },
+  help: { type: 'boolean', short: 'h', default: false },
+} as const;
 
-const BASELINE = 'qemu-storage-daemon';
+class UsageError extends Error {}
+
+function readOptions() {
+  try {
+    return parseArgs({ options: optionTable }).values;
+  } catch (error) {
+    say(`${(error as Error).message}; --help lists the options`, 'bench');
+    process.exit(64);
+  }
+}
+
+const options = readOptions();
+
+function positive(name: 'repetitions' | 'seconds' | 'image-mib' | 'queues', preset: number): number {
+  const value = options[name] === undefined ? preset : Number(options[name]);
+  if (!(value > 0)) throw new UsageError(`--${name} takes a number above 0; got: ${options[name]}`);
+  return name === 'seconds' ? value : Math.ceil(value);
+}
+
+function pattern(name: 'only' | 'contestants'): RegExp {
+  try {
+    return new RegExp(options[name]);
+  } catch {
+    throw new UsageError(`--${name} takes a regular expression; got: ${options[name]}`);
+  }
+}
+
+interface Plan {
+  readonly repetitions: number;
+  readonly seconds: number;
+  readonly imageMib: number;
+  readonly queues: number;
+  readonly client: FioClient;
+  readonly signal: AbortSignal;
+}
+
+const stores = { nbd: openNbdStore, rbd: openRbdStore } as const;
+type StoreName = keyof typeof stores;
 
 const workloads: readonly RemoteWorkload[] = (['randread', 'randwrite'] as const).flatMap((rw) =>
   [1, 16, 64].map((depth) => ({ rw, depth })),
 );
 
-const stores: Readonly<Record<string, typeof openRbdStore>> = { rbd: openRbdStore, nbd: openNbdStore };
-
-function title({ rw, depth }: RemoteWorkload): string {
+function titleOf({ rw, depth }: RemoteWorkload): string {
   return `4k random ${rw === 'randread' ? 'read' : 'write'}, depth ${depth}`;
 }
 
-async function measureStore(store: RemoteStore, signal: AbortSignal): Promise<string[][]> {
-  const rows: string[][] = [];
-  for (const workload of workloads) {
-    const samples = new Map(store.contestants.map(({ name }) => [name, [] as RemoteSample[]]));
-    await withProgress(
-      `${store.name}: ${title(workload)}`,
-      () => takeTurns(store.contestants, { workload, samples, signal }),
-      'bench',
-    );
-    rows.push(...rowsOf(title(workload), samples));
-  }
-  return rows;
+function chosenWorkloads(store: StoreName): RemoteWorkload[] {
+  return workloads.filter((workload) => pattern('only').test(`${store}: ${titleOf(workload)}`));
 }
 
-async function takeTurns(
-  contestants: readonly Contestant[],
-  cell: {
-    readonly workload: RemoteWorkload;
-    readonly samples: ReadonlyMap<string, RemoteSample[]>;
-    readonly signal: AbortSignal;
-  },
-): Promise<void> {
-  const milliseconds = Number(options.seconds) * 1000;
-  for (let n = 0; n < Number(options.repetitions); n++) {
+function chosenDaemons() {
+  const variants = options.variant.map((argument) => {
+    const at = argument.indexOf('=');
+    if (at < 1) throw new UsageError(`--variant takes NAME=OPTIONS; got: ${argument}`);
+    return ourDaemon(`vduse ${argument.slice(0, at)}`, argument.slice(at + 1));
+  });
+  return [ourDaemon('vduse', ''), qemuDaemon, ...variants];
+}
+
+async function measureCell(store: RemoteStore, workload: RemoteWorkload, plan: Plan): Promise<RemoteCell> {
+  const contestants = store.contestants.filter(({ name }) => pattern('contestants').test(name));
+  const samples = new Map(contestants.map(({ name }) => [name, [] as RemoteSample[]]));
+  const run = { workload, milliseconds: Math.round(plan.seconds * 1000), signal: plan.signal };
+  for (let n = 0; n < plan.repetitions; n++) {
     // The order turns, so that nobody always comes after the same other.
     for (let k = 0; k < contestants.length; k++) {
       const contestant = contestants[(n + k) % contestants.length];
-      const sample = await measure(contestant, { ...cell, milliseconds });
-      cell.samples.get(contestant.name)?.push(sample);
+      samples.get(contestant.name)?.push(await measure(contestant, run));
     }
+  }
+  return { title: titleOf(workload), workload, samples };
+}
+
+async function measureStore(name: StoreName, plan: Plan): Promise<StoreResult> {
+  const folder = mkdtempSync(join(tmpdir(), 'vduse-bench-'));
+  try {
+    const label = `${name}: starting the store and its users`;
+    const context = { ...plan, folder, daemons: chosenDaemons() };
+    const store = await withProgress(label, () => stores[name](context), 'bench');
+    try {
+      return { name, title: store.title, cells: await measureCells(store, chosenWorkloads(name), plan) };
+    } finally {
+      await store.close();
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
   }
 }
 
-function rowsOf(cell: string, samples: ReadonlyMap<string, readonly RemoteSample[]>): string[][] {
-  const column = (name: string, key: keyof RemoteSample): number[] =>
-    (samples.get(name) ?? []).map((sample) => sample[key]);
-  return [...samples.keys()].map((name, n) => {
-    const middle = (key: keyof RemoteSample): number => median(column(name, key));
-    const ratio = pairedRatio(column(name, 'iops'), column(BASELINE, 'iops'));
-    return [
-      n === 0 ? cell : '',
-      name,
-      formatCount(middle('iops')),
-      middle('p50Us').toFixed(0),
-      middle('p99Us').toFixed(0),
-      middle('serverCpuUsPerIo').toFixed(1),
-      middle('clientCpuUsPerIo').toFixed(1),
-      name === BASELINE ? '-' : formatRatio(ratio),
-    ];
-  });
+async function measureCells(
+  store: RemoteStore,
+  chosen: readonly RemoteWorkload[],
+  plan: Plan,
+): Promise<RemoteCell[]> {
+  const cells: RemoteCell[] = [];
+  for (const workload of chosen) {
+    const label = `[${cells.length + 1}/${chosen.length}] ${store.name}: ${titleOf(workload)}`;
+    const cell = await withProgress(label, () => measureCell(store, workload, plan), 'bench');
+    cells.push(cell);
+    const figures = [...cell.samples].map(
+      ([name, samples]) => `${name} ${formatCount(median(samples.map(({ iops }) => iops)))}`,
+    );
+    say(`${label}: ${figures.join(', ')}`, 'bench');
+  }
+  return cells;
 }
 
 async function run(signal: AbortSignal): Promise<void> {
-  const chosen = Object.entries(stores).filter(
-    ([name]) => options.only === undefined || options.only === name,
-  );
-  if (chosen.length === 0) throw new Error(`--only takes rbd or nbd; got: ${options.only}`);
+  const names = (Object.keys(stores) as StoreName[]).filter((name) => chosenWorkloads(name).length > 0);
+  if (names.length === 0) throw new UsageError(`no cell's title matches --only ${options.only}`);
+  chosenDaemons();
   const client = await findFioClient();
-  const header = [
-    '',
-    'contestant',
-    'IOPS',
-    'p50 us',
-    'p99 us',
-    'server CPU us/IO',
-    'client CPU us/IO',
-    `to ${BASELINE}`,
-  ];
-  for (const [name, open] of chosen) {
-    const folder = mkdtempSync(join(tmpdir(), 'vduse-bench-'));
-    try {
-      const label = `${name}: starting the store and its users`;
-      const store = await withProgress(
-        label,
-        () =>
-          open({ folder, client, imageMib: Number(options['image-mib']), queues: Number(options.queues) }),
-        'bench',
-      );
-      try {
-        const rows = await measureStore(store, signal);
-        process.stdout.write(`${store.title}\n\n${formatTable([header, ...rows])}\n\n`);
-      } finally {
-        await store.close();
-      }
-    } finally {
-      rmSync(folder, { recursive: true, force: true });
-    }
-  }
+  const figures = {
+    repetitions: positive('repetitions', options.quick ? 2 : 5),
+    seconds: positive('seconds', options.quick ? 0.3 : 1),
+    imageMib: positive('image-mib', 128),
+    queues: positive('queues', 1),
+  };
   const environment = readEnvironment([BASELINE, 'rbd', 'nbdkit', 'fio'], client.version);
-  process.stdout.write(
-    `${describeEnvironment(environment)}\nMedians of ${options.repetitions} interleaved repetitions of ${options.seconds} s. fio's own engines have no server: all is in the client's figure.\n`,
-  );
+  const remark =
+    `${describeEnvironment(environment)}\n` +
+    `Medians of ${figures.repetitions} interleaved repetitions of ${figures.seconds} s; images of ${figures.imageMib} MiB.`;
+  const results: StoreResult[] = [];
+  for (const name of names) {
+    const result = await measureStore(name, { ...figures, client, signal });
+    results.push(result);
+    publish(result, remark);
+  }
+  if (options.json !== '-') process.stdout.write(`${remark}\n`);
+  if (options.json !== undefined) writeJson(options.json, remoteJson({ environment, ...figures }, results));
+}
+
+function publish(result: StoreResult, remark: string): void {
+  const tables = remoteTables(result);
+  if (options.json !== '-') process.stdout.write(`${tablesAsText(tables)}\n`);
+  if (!options['write-docs']) return;
+  const page = fileURLToPath(new URL('../../docs/performance.md', import.meta.url));
+  writeSection(page, { name: `remote-${result.name}`, content: `${remark}\n\n${tablesAsMarkdown(tables)}` });
 }
 
 async function main(): Promise<number> {
@@ -157,7 +210,9 @@ async function main(): Promise<number> {
     await run(interrupted.signal);
     return 0;
   } catch (error) {
-    say((error as Error).message, 'bench');
+    const { message } = error as Error;
+    say(interrupted.signal.aborted ? (interrupted.signal.reason as Error).message : message, 'bench');
+    if (error instanceof UsageError) return 64;
     return interrupted.signal.aborted ? 130 : 1;
   }
 }

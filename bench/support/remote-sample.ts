@@ -1,4 +1,4 @@
-/** One fio run on a disk that lives elsewhere, with the processor time of both sides. */
+/** One fio run on a disk that lives elsewhere, with the processor time of all sides. */
 import { parseFio } from './fio.js';
 import { childCpuSeconds, cpuSeconds, runProgram } from './processes.js';
 import type { Contestant } from './remote-stores.js';
@@ -12,9 +12,10 @@ export interface RemoteSample {
   readonly iops: number;
   readonly p50Us: number;
   readonly p99Us: number;
-  /** Processor time of all threads for each request more; the client's is fio's. */
+  /** Processor time of all threads for each request; the client's is fio's. */
   readonly serverCpuUsPerIo: number;
   readonly clientCpuUsPerIo: number;
+  readonly storeCpuUsPerIo: number;
 }
 
 interface Run {
@@ -29,11 +30,18 @@ interface Costs {
   readonly figures: ReturnType<typeof parseFio>;
   readonly serverSeconds: number;
   readonly clientSeconds: number;
+  readonly storeSeconds: number;
 }
 
-async function runOnce({ command, args, serverPid }: Contestant, run: Run): Promise<Costs> {
+/** Of several processes. */
+function cpuSecondsOf(pids: readonly number[]): number {
+  return pids.reduce((sum, pid) => sum + cpuSeconds(pid), 0);
+}
+
+async function runOnce({ command, args, serverPids, storePids }: Contestant, run: Run): Promise<Costs> {
   const { rw, depth } = run.workload;
-  const serverBefore = serverPid === undefined ? 0 : cpuSeconds(serverPid);
+  const serverBefore = cpuSecondsOf(serverPids);
+  const storeBefore = cpuSecondsOf(storePids);
   const clientBefore = childCpuSeconds();
   const output = await runProgram(
     [
@@ -56,8 +64,9 @@ async function runOnce({ command, args, serverPid }: Contestant, run: Run): Prom
   );
   return {
     figures: parseFio(output),
-    serverSeconds: (serverPid === undefined ? 0 : cpuSeconds(serverPid)) - serverBefore,
+    serverSeconds: cpuSecondsOf(serverPids) - serverBefore,
     clientSeconds: childCpuSeconds() - clientBefore,
+    storeSeconds: cpuSecondsOf(storePids) - storeBefore,
   };
 }
 
@@ -66,11 +75,14 @@ export async function measure(contestant: Contestant, run: Run): Promise<RemoteS
   const short = await runOnce(contestant, { ...run, milliseconds: WARM_UP_MS });
   const long = await runOnce(contestant, run);
   const ios = Math.max(1, long.figures.ios - short.figures.ios);
+  const perIo = (key: 'serverSeconds' | 'clientSeconds' | 'storeSeconds'): number =>
+    ((long[key] - short[key]) * 1e6) / ios;
   return {
     iops: long.figures.iops,
     p50Us: long.figures.p50Us,
     p99Us: long.figures.p99Us,
-    serverCpuUsPerIo: ((long.serverSeconds - short.serverSeconds) * 1e6) / ios,
-    clientCpuUsPerIo: ((long.clientSeconds - short.clientSeconds) * 1e6) / ios,
+    serverCpuUsPerIo: perIo('serverSeconds'),
+    clientCpuUsPerIo: perIo('clientSeconds'),
+    storeCpuUsPerIo: perIo('storeSeconds'),
   };
 }

@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { CephCluster } from '../../test/support/ceph-cluster.js';
+import { BASELINE } from './compare-report.js';
 import type { FioClient } from './fio-client.js';
 import { makeImage } from './images.js';
 import { type Running, startServer } from './processes.js';
@@ -11,8 +12,17 @@ export interface Contestant {
   /** fio as it is called, and its arguments that choose engine and image. */
   readonly command: readonly string[];
   readonly args: readonly string[];
-  /** The process between fio and the store, if there is one. */
-  readonly serverPid: number | undefined;
+  /** The processes between fio and the store, and the store's. */
+  readonly serverPids: readonly number[];
+  readonly storePids: readonly number[];
+}
+
+/** A storage daemon between the store and fio. */
+export interface RemoteDaemon {
+  readonly name: string;
+  readonly command: readonly string[];
+  /** More options of its export, each behind a comma. */
+  readonly exportOptions: string;
 }
 
 export interface RemoteStore {
@@ -26,21 +36,28 @@ export interface StoreContext {
   /** An empty directory. */
   readonly folder: string;
   readonly client: FioClient;
+  readonly daemons: readonly RemoteDaemon[];
   readonly imageMib: number;
   readonly queues: number;
 }
 
 const ownDaemon = fileURLToPath(new URL('../../src/cli/vduse-storage-daemon.js', import.meta.url));
 
-/** Both daemons, with the same options but for QEMU's thread, on a block node each. */
-const daemons = [
-  { name: 'vduse', command: [process.execPath, ownDaemon, '--log-level', 'warn'], exportOptions: '' },
-  {
-    name: 'qemu-storage-daemon',
-    command: ['qemu-storage-daemon', '--object', 'iothread,id=io0'],
-    exportOptions: ',iothread=io0',
-  },
-] as const;
+/** Ours, with default settings unless options of the export say otherwise. */
+export function ourDaemon(name: string, options: string): RemoteDaemon {
+  return {
+    name,
+    command: [process.execPath, ownDaemon, '--log-level', 'warn'],
+    exportOptions: options === '' ? '' : `,${options}`,
+  };
+}
+
+/** In an iothread, as one that cares for speed configures it: the main loop is slower. */
+export const qemuDaemon: RemoteDaemon = {
+  name: BASELINE,
+  command: ['qemu-storage-daemon', '--object', 'iothread,id=io0'],
+  exportOptions: ',iothread=io0',
+};
 
 interface StartedDaemons {
   readonly contestants: Contestant[];
@@ -51,21 +68,21 @@ async function stopAll(running: readonly Running[]): Promise<void> {
   await Promise.all(running.map((server) => server.stop()));
 }
 
-/** Starts the daemons; `blockdev` gives the options of the n-th one's node. */
+/** Starts the daemons; the store tells the options of the n-th one's node, and its own processes. */
 async function startDaemons(
-  { folder, client, queues }: StoreContext,
-  blockdev: (n: number) => string,
+  { folder, client, daemons, queues }: StoreContext,
+  store: { blockdev(n: number): string; pids(n: number): readonly number[] },
 ): Promise<StartedDaemons> {
   const started: StartedDaemons = { contestants: [], running: [] };
   try {
     for (const [n, { name, command, exportOptions }] of daemons.entries()) {
-      const socket = join(folder, `${name}.sock`);
+      const socket = join(folder, `daemon-${n}.sock`);
       const vhostUser = `type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path=${socket},writable=on,num-queues=${queues}`;
       const server = await startServer(
         [
           ...command,
           '--blockdev',
-          `node-name=disk,${blockdev(n)}`,
+          `node-name=disk,${store.blockdev(n)}`,
           '--export',
           `${vhostUser}${exportOptions}`,
         ],
@@ -83,7 +100,8 @@ async function startDaemons(
           `--numjobs=${queues}`,
           '--group_reporting',
         ],
-        serverPid: server.pid,
+        serverPids: [server.pid],
+        storePids: store.pids(n),
       });
     }
     return started;
@@ -99,13 +117,15 @@ export async function openRbdStore(context: StoreContext): Promise<RemoteStore> 
   try {
     const file = join(context.folder, 'source.img');
     await makeImage(file, context.imageMib);
-    for (let n = 0; n <= daemons.length; n++) {
+    // One more than daemons: fio's own.
+    for (let n = 0; n <= context.daemons.length; n++) {
       await cluster.rbd('import', '--no-progress', file, `disk-${n}`);
     }
-    const { contestants, running } = await startDaemons(
-      context,
-      (n) => `driver=rbd,pool=${cluster.pool},image=disk-${n},conf=${cluster.conf},cache.direct=on`,
-    );
+    const storePids = [cluster.osdPid(0)];
+    const { contestants, running } = await startDaemons(context, {
+      blockdev: (n) => `driver=rbd,pool=${cluster.pool},image=disk-${n},conf=${cluster.conf},cache.direct=on`,
+      pids: () => storePids,
+    });
     const fio: Contestant = {
       name: "fio's rbd engine",
       command: ['env', `CEPH_CONF=${cluster.conf}`, 'fio'],
@@ -113,9 +133,10 @@ export async function openRbdStore(context: StoreContext): Promise<RemoteStore> 
         '--ioengine=rbd',
         '--clientname=admin',
         `--pool=${cluster.pool}`,
-        `--rbdname=disk-${daemons.length}`,
+        `--rbdname=disk-${context.daemons.length}`,
       ],
-      serverPid: undefined,
+      serverPids: [],
+      storePids,
     };
     return {
       name: 'rbd',
@@ -134,7 +155,7 @@ export async function openRbdStore(context: StoreContext): Promise<RemoteStore> 
 
 /** nbdkit's memory plugin, a process for each contestant. */
 export async function openNbdStore(context: StoreContext): Promise<RemoteStore> {
-  const { folder, imageMib } = context;
+  const { folder, daemons, imageMib } = context;
   const servers: Running[] = [];
   const socket = (n: number): string => join(folder, `nbdkit-${n}.sock`);
   try {
@@ -142,15 +163,16 @@ export async function openNbdStore(context: StoreContext): Promise<RemoteStore> 
       const command = ['nbdkit', '--foreground', '--unix', socket(n), 'memory', `${imageMib}M`];
       servers.push(await startServer(command, [socket(n)]));
     }
-    const { contestants, running } = await startDaemons(
-      context,
-      (n) => `driver=nbd,server.type=unix,server.path=${socket(n)}`,
-    );
+    const { contestants, running } = await startDaemons(context, {
+      blockdev: (n) => `driver=nbd,server.type=unix,server.path=${socket(n)}`,
+      pids: (n) => [servers[n].pid],
+    });
     const fio: Contestant = {
       name: "fio's nbd engine",
       command: ['fio'],
       args: ['--ioengine=nbd', `--uri=nbd+unix:///?socket=${socket(daemons.length)}`],
-      serverPid: undefined,
+      serverPids: [],
+      storePids: [servers[daemons.length].pid],
     };
     return {
       name: 'nbd',

@@ -1,0 +1,103 @@
+/** What the remote benchmark has found: as tables and as JSON. */
+import { BASELINE, formatMicroseconds, type Table } from './compare-report.js';
+import type { Environment } from './environment.js';
+import { formatCount, formatRatio, median, pairedRatio, type Ratio } from './figures.js';
+import type { RemoteSample, RemoteWorkload } from './remote-sample.js';
+
+export interface RemoteCell {
+  readonly title: string;
+  readonly workload: RemoteWorkload;
+  /** By contestant: a sample for each repetition, those of one repetition taken side by side. */
+  readonly samples: ReadonlyMap<string, readonly RemoteSample[]>;
+}
+
+export interface StoreResult {
+  readonly name: string;
+  readonly title: string;
+  readonly cells: readonly RemoteCell[];
+}
+
+type Column = keyof RemoteSample;
+
+interface Pair {
+  readonly mine: string;
+  readonly other: string;
+  readonly column: Column;
+}
+
+function columnOf({ samples }: RemoteCell, contestant: string, column: Column): number[] {
+  return (samples.get(contestant) ?? []).map((sample) => sample[column]);
+}
+
+function ratioOf(cell: RemoteCell, { mine, other, column }: Pair): Ratio | undefined {
+  const [ours, theirs] = [columnOf(cell, mine, column), columnOf(cell, other, column)];
+  return mine === other || ours.length === 0 || theirs.length === 0 ? undefined : pairedRatio(ours, theirs);
+}
+
+function formatted(ratio: Ratio | undefined): string {
+  return ratio === undefined ? '-' : formatRatio(ratio);
+}
+
+function rowsOf(cell: RemoteCell): string[][] {
+  return [...cell.samples.keys()].map((contestant, n) => {
+    const middle = (column: Column): number => median(columnOf(cell, contestant, column));
+    const server = middle('serverCpuUsPerIo');
+    return [
+      n === 0 ? cell.title : '',
+      contestant,
+      formatCount(middle('iops')),
+      formatMicroseconds(middle('p50Us')),
+      formatMicroseconds(middle('p99Us')),
+      server === 0 ? '-' : formatMicroseconds(server),
+      formatMicroseconds(middle('clientCpuUsPerIo')),
+      formatMicroseconds(middle('storeCpuUsPerIo')),
+      formatted(ratioOf(cell, { mine: contestant, other: BASELINE, column: 'iops' })),
+    ];
+  });
+}
+
+/** The figures of a store's cells, then the first contestant's ratios alone. */
+export function remoteTables({ title, cells }: StoreResult): Table[] {
+  const cpu = ['server CPU us/IO', 'client CPU us/IO', 'store CPU us/IO'];
+  const header = ['', 'contestant', 'IOPS', 'p50 us', 'p99 us', ...cpu, `to ${BASELINE}`];
+  const [mine, ...others] = [...(cells[0]?.samples.keys() ?? [])];
+  const ratios = cells.map((cell) => [
+    cell.title,
+    ...others.map((other) => formatted(ratioOf(cell, { mine, other, column: 'iops' }))),
+    formatted(ratioOf(cell, { mine, other: BASELINE, column: 'serverCpuUsPerIo' })),
+  ]);
+  const ratioHeader = ['', ...others.map((name) => `IOPS to ${name}`), `server CPU per I/O to ${BASELINE}`];
+  return [
+    { title, rows: [header, ...cells.flatMap(rowsOf)] },
+    { title: `${mine}: ratios, median (lowest to highest)`, rows: [ratioHeader, ...ratios] },
+  ];
+}
+
+export interface RemoteRun {
+  readonly environment: Environment;
+  readonly repetitions: number;
+  readonly seconds: number;
+  readonly imageMib: number;
+  readonly queues: number;
+}
+
+export function remoteJson(run: RemoteRun, results: readonly StoreResult[]): object {
+  return {
+    ...run,
+    baseline: BASELINE,
+    stores: results.map(({ name, title, cells }) => ({
+      name,
+      title,
+      cells: cells.map((cell) => ({
+        title: cell.title,
+        workload: cell.workload,
+        contestants: Object.fromEntries(
+          [...cell.samples].map(([contestant, samples]) => [
+            contestant,
+            { samples, iopsRatio: ratioOf(cell, { mine: contestant, other: BASELINE, column: 'iops' }) },
+          ]),
+        ),
+      })),
+    })),
+  };
+}
