@@ -1,5 +1,7 @@
 /** A block node as query-named-block-nodes tells it (QEMU: qapi/block-core.json, BlockDeviceInfo). */
+
 import { fstatSync } from 'node:fs';
+import type { NbdServerAddress } from '../block/drivers/nbd-client/nbd-address.js';
 import type { BlockNode } from '../block/node.js';
 import { formatJson, type JsonObject } from '../qmp/json-value.js';
 import type { GraphNode } from './graph/graph-node.js';
@@ -68,8 +70,12 @@ function describe({ options, childNode, filename }: GraphNode): JsonObject {
       return { driver: options.driver, 'throttle-group': options.throttleGroup, ...file };
     case 'nbd': {
       const { server, exportName, tlsCreds } = options;
-      const address = server.type === 'unix' ? { ...server } : { ...server, port: `${server.port}` };
-      return { driver: options.driver, server: address, export: exportName, 'tls-creds': tlsCreds };
+      return {
+        driver: options.driver,
+        server: describeAddress(server),
+        export: exportName,
+        'tls-creds': tlsCreds,
+      };
     }
     case 'file':
     case 'host_device':
@@ -82,5 +88,17 @@ function describe({ options, childNode, filename }: GraphNode): JsonObject {
     case 'https':
       // The name, not the option: that may hold a password.
       return { driver: options.driver, url: filename };
+  }
+}
+
+/** SocketAddress, whose numbers are text. */
+function describeAddress(address: NbdServerAddress): JsonObject {
+  switch (address.type) {
+    case 'unix':
+      return { ...address };
+    case 'inet':
+      return { ...address, port: `${address.port}` };
+    case 'fd':
+      return { type: address.type, str: `${address.fd}` };
   }
 }

@@ -22,6 +22,8 @@ export const Errno = {
   ENOSYS: 38,
   ENODATA: 61,
   ETIME: 62,
+  ENOTSOCK: 88,
+  EPROTOTYPE: 91,
   EOPNOTSUPP: 95,
   ECONNRESET: 104,
   ENOBUFS: 105,

@@ -5,7 +5,7 @@
  */
 import { isIPv6 } from 'node:net';
 import { Errno } from './errno.js';
-import { closeFd } from './fd.js';
+import { closeFd, duplicateFd, setNonBlocking } from './fd.js';
 import { bindLibc, errno, viewMemory } from './ffi.js';
 import { mapAnonymous, unmap } from './memory.js';
 
@@ -16,6 +16,7 @@ const SOCK_STREAM = 1;
 const SOCK_NONBLOCK = 0o4000;
 const SOCK_CLOEXEC = 0o2000000;
 const SOL_SOCKET = 1;
+const SO_TYPE = 3;
 const SO_ERROR = 4;
 const SO_KEEPALIVE = 9;
 const IPPROTO_TCP = 6;
@@ -51,6 +52,11 @@ const setsockoptCall = bindLibc<SocketOption>('setsockopt', 'int', ['int', 'int'
 const getsockoptCall = bindLibc<
   (fd: number, level: number, name: number, value: Int32Array, length: Uint32Array) => number
 >('getsockopt', 'int', ['int', 'int', 'int', 'void *', 'void *']);
+const getpeernameCall = bindLibc<(fd: number, address: Uint8Array, length: Uint32Array) => number>(
+  'getpeername',
+  'int',
+  ['int', 'void *', 'void *'],
+);
 const shutdownCall = bindLibc<(fd: number, how: number) => number>('shutdown', 'int', ['int', 'int']);
 const inetPton = bindLibc<(family: number, text: string, address: Uint8Array) => number>('inet_pton', 'int', [
   'int',
@@ -125,13 +131,41 @@ export function startConnect(address: Uint8Array): number {
 
 /** The pending error of a socket, positive; 0: none. */
 export function takeSocketError(fd: number): number {
+  const error = socketOption(fd, SO_ERROR);
+  return error < 0 ? -error : error;
+}
+
+/**
+ * A descriptor of our own for a connected stream socket that somebody else has opened, and that does not wait from now
+ * on. Or a negative errno: ENOTSOCK, ENOTCONN, EPROTOTYPE for a socket of another type, EBADF.
+ */
+export function adoptConnection(fd: number): number {
+  const type = socketOption(fd, SO_TYPE);
+  if (type < 0) {
+    return type;
+  }
+  if (type !== SOCK_STREAM) {
+    return -Errno.EPROTOTYPE;
+  }
+  // struct sockaddr_storage.
+  if (getpeernameCall(fd, new Uint8Array(128), Uint32Array.of(128)) < 0) {
+    return -errno();
+  }
+  const own = duplicateFd(fd);
+  setNonBlocking(own);
+  setTcpOptions(own);
+  return own;
+}
+
+/** An option of the socket layer, or a negative errno. */
+function socketOption(fd: number, name: number): number {
   const value = new Int32Array(new ArrayBuffer(4));
   const length = new Uint32Array(new ArrayBuffer(4));
   length[0] = 4;
-  return getsockoptCall(fd, SOL_SOCKET, SO_ERROR, value, length) < 0 ? errno() : value[0];
+  return getsockoptCall(fd, SOL_SOCKET, name, value, length) < 0 ? -errno() : value[0];
 }
 
-/** Requests are to leave at once, and a peer that is gone without a word is to be noticed within a minute. */
+/** Where it is TCP: requests are to leave at once, and a peer that is gone without a word is to be noticed within a minute. */
 function setTcpOptions(fd: number): void {
   const set = (level: number, name: number, value: number): void => {
     setsockoptCall(fd, level, name, Int32Array.of(value), 4);

@@ -13,6 +13,8 @@ import type { NbdNodeOptions } from '../../src/block/node.js';
 import { openBlockNode } from '../../src/block/open.js';
 import { StorageDaemon } from '../../src/daemon/storage-daemon.js';
 import { BLK_S } from '../../src/device/blk/blk-protocol.js';
+import { closeFd } from '../../src/native/fd.js';
+import { connectUnix } from '../../src/native/unix-socket.js';
 import { QueueThreadPool } from '../../src/worker/queue-thread-pool.js';
 import { startBlk } from '../support/blk.js';
 import { NbdDisk } from '../support/nbd-disk.js';
@@ -92,6 +94,12 @@ describe('the block driver nbd', { skip, timeout: 300_000 }, () => {
     const disk = await openDisk(t, { server: { type: 'unix', path: await nbdkit(t, ['memory', '64M']) } });
     assert.equal(disk.node.size, 64 * mebibyte);
     await exercise(disk);
+  });
+
+  test('nbdkit: by a descriptor', async (t) => {
+    const fd = connectUnix(await nbdkit(t, ['memory', '64M']));
+    t.after(() => closeFd(fd));
+    await exercise(await openDisk(t, { server: { type: 'fd', fd } }));
   });
 
   test('nbdkit: a file, and simple replies', async (t) => {

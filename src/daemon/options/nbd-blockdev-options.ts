@@ -1,7 +1,6 @@
 /** Nodes of the block driver nbd (QEMU: qapi/block-core.json, BlockdevOptionsNbd). */
 import { z } from 'zod';
 import { VduseError } from '../../base/errors.js';
-import type { NbdServerAddress } from '../../block/drivers/nbd-client/nbd-address.js';
 import type { NbdNodeOptions } from '../../block/node.js';
 import { compact, type Scalars, struct } from '../../qmp/qapi.js';
 import { socketAddressOptions, toSocketAddress } from './socket-address.js';
@@ -35,7 +34,7 @@ export function toNbdNodeOptions(
   }
   return {
     driver: 'nbd',
-    server: toServerAddress(options.server),
+    server: toSocketAddress(options.server),
     ...compact({
       exportName: options.export,
       tlsCreds: options['tls-creds'],
@@ -45,14 +44,4 @@ export function toNbdNodeOptions(
       autoReadOnly: options['auto-read-only'],
     }),
   };
-}
-
-function toServerAddress(server: NbdMembers['server']): NbdServerAddress {
-  const endpoint = toSocketAddress(server);
-  if (endpoint.type === 'fd') {
-    throw new VduseError('NOT_SUPPORTED', 'an NBD server is not reached by a descriptor', {
-      hint: 'Give server.type=unix or server.type=inet: a connection that breaks is made again.',
-    });
-  }
-  return endpoint;
 }

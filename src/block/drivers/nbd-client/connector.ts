@@ -14,7 +14,7 @@ import { type HandshakeSteps, handshake, type NbdExportInfo } from './handshake.
 
 /** Where the server is: plain data, so that it crosses threads. */
 export interface ConnectTarget {
-  /** struct sockaddr, tried one after the other. Empty where a relay connects. */
+  /** struct sockaddr, tried one after the other. Empty where a relay connects, or nobody can. */
   readonly addresses: readonly Uint8Array[];
   /** A socket that takes numbers of descriptors, for each of which TLS is spoken on the other side; -1: none. */
   readonly relayFd: number;
@@ -62,10 +62,20 @@ export class NbdConnector implements EventSource {
     this.#deadlineMs = performance.now() + timeoutMs;
     if (this.#target.relayFd >= 0) {
       this.#startRelayed();
+    } else if (this.#target.addresses.length === 0) {
+      this.#sink.onConnectFailed(
+        new VduseError('NOT_SUPPORTED', 'a connection that was handed over can not be made again'),
+      );
     } else {
       this.#address = 0;
       this.#connect();
     }
+  }
+
+  /** Shakes hands on a socket that is connected, and the connector's now. */
+  startOn(fd: number, timeoutMs: number): void {
+    this.#deadlineMs = performance.now() + timeoutMs;
+    this.#begin(fd);
   }
 
   /** Ends an attempt; the sink hears nothing. */

@@ -11,7 +11,7 @@ import type { BlockFeatures, BlockLimits, BlockNode, BlockServices, NbdNodeOptio
 import { ConnectionLog } from './connection-reports.js';
 import { type ConnectTarget, NbdConnector } from './connector.js';
 import type { NbdExportInfo } from './handshake.js';
-import { nbdUri, resolveAddress } from './nbd-address.js';
+import { adoptDescriptor, nbdUri, resolveAddress } from './nbd-address.js';
 import { ParkedConnections } from './parked-connections.js';
 import { TlsRelay } from './tls-relay.js';
 import { requestBytes } from './wire-requests.js';
@@ -80,12 +80,13 @@ async function connectUntil(
   relay: TlsRelay | undefined,
 ): Promise<{ connection: OpenedConnection; target: ConnectTarget }> {
   const { server, exportName = '' } = options;
-  const endMs = performance.now() + (options.openTimeout ?? 0) * 1000;
+  const endMs = performance.now() + (server.type === 'fd' ? 0 : (options.openTimeout ?? 0) * 1000);
   for (;;) {
     try {
       const addresses = relay === undefined ? await resolveAddress(server) : [];
       const target = { addresses, relayFd: relay?.fd ?? -1, exportName };
-      return { connection: await connectOnce(target, relay), target };
+      const fd = server.type === 'fd' && relay === undefined ? adoptDescriptor(server.fd) : undefined;
+      return { connection: await connectOnce(target, { relay, fd }), target };
     } catch (error) {
       if (performance.now() + retryMs >= endMs) {
         throw error;
@@ -95,7 +96,11 @@ async function connectUntil(
   }
 }
 
-function connectOnce(target: ConnectTarget, relay: TlsRelay | undefined): Promise<OpenedConnection> {
+/** `fd`: a socket that is connected already. */
+function connectOnce(
+  target: ConnectTarget,
+  { relay, fd: connected }: { relay: TlsRelay | undefined; fd: number | undefined },
+): Promise<OpenedConnection> {
   return new Promise((resolve, reject) => {
     const reactor = acquireEventLoopReactor();
     const clock = setInterval(() => reactor.wake(), clockMs);
@@ -119,7 +124,11 @@ function connectOnce(target: ConnectTarget, relay: TlsRelay | undefined): Promis
         reject(relay?.takeError() ?? error);
       },
     });
-    connector.start(attemptMs);
+    if (connected === undefined) {
+      connector.start(attemptMs);
+    } else {
+      connector.startOn(connected, attemptMs);
+    }
     reactor.wake();
   });
 }
@@ -144,7 +153,8 @@ interface NodeParts {
 class NbdNode implements BlockNode {
   readonly nodeName: string;
   readonly driver = 'nbd';
-  readonly filename: string;
+  /** None for a descriptor: nobody else can open that by its number. */
+  readonly filename: string | undefined;
   readonly readOnly: boolean;
   readonly cacheDirect: boolean;
   readonly cacheNoFlush: boolean;
@@ -161,10 +171,11 @@ class NbdNode implements BlockNode {
   constructor(options: NbdNodeOptions, { connection, target, relay, uri, logger }: NodeParts) {
     const { info } = connection;
     const unmap = options.discard === 'unmap';
+    const isOnlyOnce = options.server.type === 'fd';
     const can = (flag: number): boolean => (info.flags & flag) !== 0;
     checkSize(info);
     this.nodeName = options.nodeName;
-    this.filename = uri;
+    this.filename = isOnlyOnce ? undefined : uri;
     this.readOnly = isReadOnly(options, info);
     this.cacheDirect = options.cache?.direct ?? false;
     this.cacheNoFlush = options.cache?.noFlush ?? false;
@@ -189,9 +200,9 @@ class NbdNode implements BlockNode {
       flags: info.flags,
       minimumBlockSize: info.minimumBlockSize,
       payloadBytesMax: info.payloadBytesMax,
-      multipleConnections: can(TransmissionFlag.CAN_MULTI_CONN),
+      multipleConnections: can(TransmissionFlag.CAN_MULTI_CONN) && !isOnlyOnce,
       tellsAllocation: info.allocationContext !== undefined,
-      reconnectDelayMs: (options.reconnectDelay ?? 0) * 1000,
+      reconnectDelayMs: isOnlyOnce ? 0 : (options.reconnectDelay ?? 0) * 1000,
       noFlush: this.cacheNoFlush,
       ignoreDiscard: !unmap,
       parked: this.#parked.buffer,
@@ -203,13 +214,13 @@ class NbdNode implements BlockNode {
       uri,
       logger,
       reconnectDelayMs: this.engine.reconnectDelayMs,
-      isOnlyOnce: false,
+      isOnlyOnce,
       explain: () => relay?.takeError()?.message,
     });
   }
 
   async resize(): Promise<void> {
-    throw new VduseError('NOT_SUPPORTED', `cannot resize '${this.filename}': NBD has no resizing`, {
+    throw new VduseError('NOT_SUPPORTED', `cannot resize '${this.nodeName}': NBD has no resizing`, {
       hint: 'Resize the image on the server, then open the node again.',
     });
   }

@@ -12,7 +12,7 @@ import type { TlsCredentials } from '../../../base/tls-credentials.js';
 import { closeFd } from '../../../native/fd.js';
 import { socketPair } from '../../../native/unix-socket.js';
 import { startTls } from './handshake.js';
-import type { NbdServerAddress } from './nbd-address.js';
+import { adoptDescriptor, type NbdServerAddress } from './nbd-address.js';
 
 /** From the connection to the end of the TLS handshake. */
 const handshakeMs = 10_000;
@@ -34,6 +34,8 @@ export class TlsRelay {
   readonly #open = new Set<Socket>();
   #partial = Buffer.alloc(0);
   #error: VduseError | undefined;
+  /** The one connection that a descriptor is has been used. */
+  #isHandedOver = false;
   #closed = false;
 
   /** Throws INVALID_ARGUMENT for credentials that a client of this server can't use. */
@@ -130,12 +132,23 @@ export class TlsRelay {
   }
 
   #connect(): Promise<Socket> {
-    const { ...address } = this.#server;
+    const address = this.#server;
+    if (address.type === 'fd') {
+      return this.#connectByDescriptor(address.fd);
+    }
     const socket =
       address.type === 'unix'
         ? connectSocket({ path: address.path })
         : connectSocket({ host: address.host, port: address.port, noDelay: true, keepAlive: true });
     return settled(socket, 'connect', socket);
+  }
+
+  async #connectByDescriptor(fd: number): Promise<Socket> {
+    if (this.#isHandedOver) {
+      throw new VduseError('NOT_SUPPORTED', 'a connection that was handed over can not be made again');
+    }
+    this.#isHandedOver = true;
+    return new NetSocket({ fd: adoptDescriptor(fd) });
   }
 
   #startTls(socket: Socket): Promise<TLSSocket> {
