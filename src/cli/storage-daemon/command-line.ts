@@ -203,11 +203,17 @@ function prepareStep(name: HelpTopic, kind: StepKind, text: string): StartupStep
   }
 }
 
-/** What an error may repeat of an argument: not the data of a secret. */
+/** What an error may repeat of an argument: not the data of a secret, no cookie, and not who asks for a URL. */
 function withoutSecrets(text: string): string {
-  return text
-    .replace(/((?:^|,)data=)(?:[^,]|,,)*/g, '$1...')
-    .replace(/("data"\s*:\s*)"(?:[^"\\]|\\.)*"/g, '$1"..."');
+  return (
+    text
+      .replace(/((?:^|,|\.)(?:data|cookie)=)(?:[^,]|,,)*/g, '$1...')
+      .replace(/("(?:data|cookie)"\s*:\s*)"(?:[^"\\]|\\.)*"?/g, '$1"..."')
+      // JSON may write a slash with a backslash.
+      .replace(/(:\\?\/\\?\/)[^"\s]*@/g, '$1...@')
+      // A query may be a ticket.
+      .replace(/(:\\?\/\\?\/[^?"\s]*\?)(?:[^,"]|,,)*/g, '$1...')
+  );
 }
 
 /** The same error, saying which option it is about. */

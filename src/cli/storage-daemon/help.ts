@@ -27,6 +27,8 @@ const optionHelp = {
   --chardev [backend=]socket,id=<id>,host=<loopback>,port=<port>
             [,server=on|off][,wait=on|off]
                          make a socket for a monitor
+  --chardev [backend=]null,id=<id>
+                         make a device to which nobody connects
 `,
   export: `\
   --export [type=]vduse-blk,id=<id>,node-name=<N>,name=<device name>
@@ -56,9 +58,11 @@ const optionHelp = {
 `,
   'nbd-server': `\
   --nbd-server addr.type=unix,addr.path=<path>[,max-connections=<count>]
-  --nbd-server addr.type=inet,addr.host=<loopback>,addr.port=<port>
-               [,max-connections=<count>]
-                         serve exports of the type nbd
+               [,tls-creds=<id>][,tls-authz=<id>]
+  --nbd-server addr.type=inet,addr.host=<host>,addr.port=<port>
+               [,max-connections=<count>][,tls-creds=<id>][,tls-authz=<id>]
+                         serve exports of the type nbd; with tls-creds over TLS
+                         only, without them on loopback addresses only
 `,
   metrics: `\
   --metrics addr.type=unix,addr.path=<path>
@@ -76,6 +80,11 @@ const optionHelp = {
   --object tls-creds-psk,id=<id>,dir=<path>[,endpoint=client|server]
            [,username=<name>]
                          read TLS credentials
+  --object authz-simple,id=<id>,identity=<name>
+  --object authz-list,id=<id>[,policy=allow|deny][,rules.<n>.match=<name>,
+           rules.<n>.policy=allow|deny[,rules.<n>.format=exact|glob]]
+  --object authz-list-file,id=<id>,filename=<path>[,refresh=on|off]
+                         say which names of certificates may come
 `,
 } as const;
 
