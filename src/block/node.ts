@@ -49,12 +49,21 @@ export interface BlockNode {
   /** Changes the size in bytes. Throws NOT_SUPPORTED where the driver can't, IMAGE_READ_ONLY on a read-only node. */
   resize(size: number): Promise<void>;
   /**
-   * Opens the node again with other options, while nothing is in flight. What it returns takes the place of this one,
-   * which is closed already; when it throws, this one goes on. Absent: it can't.
+   * Opens the node again with other options, while nothing is in flight. When it throws, this one goes on. Absent: it
+   * can't.
    */
-  reopen?(options: BlockNodeOptions, children: ChildOpener): Promise<BlockNode>;
+  reopen?(options: BlockNodeOptions, children: ChildOpener): Promise<ReopenedNode>;
   /** Releases locks and descriptors. The caller has ended every engine built from the node before. */
   close(): Promise<void>;
+}
+
+/** A node that was opened again, until it is decided which of the two goes on: one of the functions is called, once. */
+export interface ReopenedNode {
+  readonly node: BlockNode;
+  /** Ends the node as it was before. */
+  commit(): Promise<void>;
+  /** Ends the new one. */
+  abort(): Promise<void>;
 }
 
 export interface BlockNodeListener {

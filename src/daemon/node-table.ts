@@ -2,8 +2,9 @@
 import { VduseError } from '../base/errors.js';
 import type { BlockNode, BlockNodeOptions, ChildOpener, UnnamedNodeOptions } from '../block/node.js';
 import type { ThrottleGroup } from '../block/throttle-group.js';
-import { GraphNode, type NodeUser } from './graph/graph-node.js';
+import { drainedTogether, GraphNode, type NodeUser } from './graph/graph-node.js';
 import { allPermissions, Permission } from './graph/permissions.js';
+import { Reopening } from './graph/reopening.js';
 import { identifierHint, isIdentifier } from './identifier.js';
 
 export type NodeOpener = (options: BlockNodeOptions, children: ChildOpener) => Promise<BlockNode>;
@@ -110,17 +111,28 @@ export class NodeTable {
     }
   }
 
-  /**
-   * Opens nodes again with other options, one after the other, while their users stand still. When one can't be,
-   * it and those behind it stay as they are.
-   */
+  /** Opens nodes again with other options while their users stand still: all of them, or when one can't be, none. */
   async reopen(nodes: readonly BlockNodeOptions[]): Promise<void> {
-    for (const options of nodes) {
-      await this.#reopen(this.#known(options.nodeName), options);
+    const requests = nodes.map((options) => ({ node: this.#known(options.nodeName), options }));
+    const reopening = new Reopening();
+    const all = requests.flatMap(({ node }) => withInlineChildren(node));
+    await drainedTogether(all, async () => {
+      try {
+        for (const { node, options } of requests) {
+          await this.#reopen(reopening, node, options);
+        }
+      } catch (error) {
+        await reopening.abort();
+        throw error;
+      }
+      await reopening.commit();
+    });
+    for (const node of reopening.nodes) {
+      node.resized();
     }
   }
 
-  async #reopen(node: GraphNode, options: BlockNodeOptions): Promise<void> {
+  async #reopen(reopening: Reopening, node: GraphNode, options: BlockNodeOptions): Promise<void> {
     const { nodeName, opened } = node;
     if (options.driver !== node.options.driver) {
       throw new VduseError('INVALID_ARGUMENT', "Cannot change the option 'driver'");
@@ -139,10 +151,7 @@ export class NodeTable {
     if (node.isInterposed) {
       throw new VduseError('BUSY', `Node ${nodeName} is in use by a job`);
     }
-    await node.drained(async () => {
-      node.setOpened(await opened.reopen!(options, this.#childrenOf(node, options)), options);
-    });
-    node.resized();
+    reopening.add(node, await opened.reopen(options, this.#childrenOf(node, options, reopening)), options);
   }
 
   #checkName(nodeName: string): void {
@@ -176,14 +185,14 @@ export class NodeTable {
   }
 
   /** Opens children for a node, which may be under way itself. */
-  #childrenOf(parent: GraphNode, options: BlockNodeOptions): ChildOpener {
+  #childrenOf(parent: GraphNode, options: BlockNodeOptions, reopening?: Reopening): ChildOpener {
     return {
       throttleGroup: (id) => this.#throttleGroup(id)?.buffer,
       open: async (role, reference) => {
         const child =
           typeof reference === 'string'
             ? this.refer(reference)
-            : await this.#openInline(parent, options, reference);
+            : await this.#openInline(parent, inheritFrom(options, reference), reopening);
         try {
           return child.attach(parentUser(parent, role));
         } catch (error) {
@@ -196,21 +205,19 @@ export class NodeTable {
 
   /** Opens a child by its own options; a parent that is opened again keeps the one that it has. */
   async #openInline(
-    parent: GraphNode,
-    parentOptions: BlockNodeOptions,
-    written: UnnamedNodeOptions,
+    { childNode }: GraphNode,
+    options: UnnamedNodeOptions,
+    reopening: Reopening | undefined,
   ): Promise<GraphNode> {
-    const { childNode } = parent;
-    const nodeName = written.nodeName ?? childNode?.nodeName;
-    if (childNode?.isInline === true && childNode.nodeName === nodeName) {
-      await this.#reopen(childNode, inheritOptions(written, parentOptions, nodeName));
+    const nodeName = options.nodeName ?? childNode?.nodeName;
+    if (reopening !== undefined && childNode?.isInline === true && childNode.nodeName === nodeName) {
+      await this.#reopen(reopening, childNode, named(options, nodeName));
       return childNode;
     }
-    if (written.nodeName !== undefined) {
-      this.#checkName(written.nodeName);
+    if (options.nodeName !== undefined) {
+      this.#checkName(options.nodeName);
     }
-    const name = written.nodeName ?? this.#generateName();
-    return this.#openNode(inheritOptions(written, parentOptions, name), true);
+    return this.#openNode(named(options, options.nodeName ?? this.#generateName()), true);
   }
 
   /** As QEMU does: a number that counts, and digits that keep people from relying on it. */
@@ -241,22 +248,25 @@ function parentUser(parent: GraphNode, role: string): NodeUser {
       return { uses, shares: parent.pinsChildSize ? shares & ~Permission.RESIZE : shares };
     },
     resized: () => parent.resized(),
-    drained: (change) => parent.drained(change),
+    parent,
   };
 }
 
+/** A node and the nodes below that go with it. */
+function withInlineChildren(node: GraphNode): GraphNode[] {
+  const { childNode } = node;
+  return childNode?.isInline === true ? [node, ...withInlineChildren(childNode)] : [node];
+}
+
 /** As in QEMU: access and cache mode come from above; a child leaves discards to its parent's decision. */
-function inheritOptions(
-  written: UnnamedNodeOptions,
-  parent: BlockNodeOptions,
-  nodeName: string,
-): BlockNodeOptions {
+function inheritFrom(parent: BlockNodeOptions, written: UnnamedNodeOptions): UnnamedNodeOptions {
   const readOnly = written.readOnly ?? parent.readOnly;
   return {
     discard: 'unmap',
     ...written,
-    nodeName,
     ...(readOnly === undefined ? {} : { readOnly }),
     cache: { ...parent.cache, ...written.cache },
-  } as BlockNodeOptions;
+  };
 }
+
+const named = (options: UnnamedNodeOptions, nodeName: string): BlockNodeOptions => ({ ...options, nodeName });

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
+import { openBlockNode } from '../../src/block/open.js';
 import type { StorageDaemon } from '../../src/daemon/storage-daemon.js';
 import { DaemonDisks } from '../support/daemon-disk.js';
 import { openFdCount } from '../support/resources.js';
@@ -184,5 +185,135 @@ describe('a node that is opened again', () => {
       code: 'NOT_FOUND',
     });
     await disk.read(0, back);
+  });
+});
+
+describe('several nodes that are opened again', () => {
+  const find = (name: string) => daemon.nodes.find(({ nodeName }) => nodeName === name)!;
+
+  test('are all what they were when the second one can not be, and their users go on', async () => {
+    const paths = [image(MiB), image(MiB)];
+    const [a, b] = paths.map((filename, n) => ({ driver: 'file', nodeName: 'ab'[n], filename }) as const);
+    await daemon.addNode(a);
+    await daemon.addNode(b);
+    const exported = [await disks.export('a'), await disks.export('b')];
+    const before = openFdCount();
+    const opened = [find('a').opened, find('b').opened];
+    let going = true;
+    const load = exported.map(async (disk, n) => {
+      for (let at = 0; going; at = (at + 4096) % MiB) {
+        await disk.write(at, filled(n + 1));
+      }
+    });
+    const direct = { cache: { direct: true } } as const;
+    const failing = [
+      [
+        { ...a, ...direct },
+        { ...b, ...direct, filename: a.filename },
+      ],
+      [
+        { ...a, ...direct },
+        { ...b, ...direct, readOnly: true },
+      ],
+      [
+        { ...a, ...direct },
+        { ...a, cache: { noFlush: true } },
+        { driver: 'memory', nodeName: 'b', size: MiB },
+      ],
+    ] as const;
+    for (const nodes of failing) {
+      await assert.rejects(daemon.reopenNodes(nodes));
+      assert.deepEqual([find('a').opened, find('b').opened], opened);
+      assert.deepEqual([find('a').cacheDirect, find('a').options], [false, a]);
+      assert.equal(openFdCount(), before);
+    }
+    await assert.rejects(
+      daemon.reopenNodes([
+        { ...a, ...direct },
+        { ...b, nodeName: 'c' },
+      ]),
+      {
+        code: 'NOT_FOUND',
+      },
+    );
+    // The locks are held as before.
+    await assert.rejects(openBlockNode({ ...a, nodeName: 'x' }), { code: 'IMAGE_LOCKED' });
+    await daemon.reopenNodes([
+      { ...a, ...direct },
+      { ...b, ...direct },
+    ]);
+    assert.deepEqual([find('a').cacheDirect, find('b').cacheDirect], [true, true]);
+    going = false;
+    await Promise.all(load);
+    assert.equal(openFdCount(), before);
+  });
+
+  test('may be one above the other', async () => {
+    const file = { driver: 'file', nodeName: 'file', filename: image(2 * MiB) } as const;
+    await daemon.addNode(file);
+    await daemon.addNode({ driver: 'raw', nodeName: 'top', file: 'file', size: MiB });
+    const disk = await disks.export('top');
+    await disk.write(0, filled(1));
+    const direct = { ...file, cache: { direct: true } } as const;
+    await assert.rejects(
+      daemon.reopenNodes([direct, { driver: 'raw', nodeName: 'top', file: 'file', offset: 3 * MiB }]),
+      { code: 'INVALID_ARGUMENT' },
+    );
+    assert.deepEqual([find('file').cacheDirect, find('top').size], [false, MiB]);
+    await daemon.reopenNodes([direct, { driver: 'raw', nodeName: 'top', file: 'file', offset: MiB }]);
+    assert.deepEqual([find('file').cacheDirect, disk.size], [true, MiB]);
+    const back = filled(9);
+    await disk.read(0, back);
+    assert.deepEqual(back, filled(0));
+  });
+
+  test('go back with the inline ones below them', async () => {
+    const filename = image(MiB);
+    const top = (offset: number, direct: boolean) =>
+      ({
+        driver: 'raw',
+        nodeName: 'top',
+        offset,
+        file: { driver: 'file', nodeName: 'inner', filename, cache: { direct } },
+      }) as const;
+    await daemon.addNode(top(0, false));
+    const disk = await disks.export('top');
+    const before = openFdCount();
+    await assert.rejects(daemon.reopenNodes([top(2 * MiB, true)]), { code: 'INVALID_ARGUMENT' });
+    assert.deepEqual([find('inner').cacheDirect, disk.size, openFdCount()], [false, MiB, before]);
+    await disk.write(0, filled(3));
+    await daemon.reopenNodes([top(0, true)]);
+    assert.deepEqual([find('inner').cacheDirect, openFdCount()], [true, before]);
+    await disk.write(0, filled(4));
+  });
+
+  test('keep nobody out whom they do not need to when they become readers', async () => {
+    const file = { driver: 'file', nodeName: 'file', filename: image(MiB) } as const;
+    await daemon.addNode(file);
+    const reader = { ...file, nodeName: 'x', readOnly: true } as const;
+    await assert.rejects(openBlockNode(reader), { code: 'IMAGE_LOCKED' });
+    await assert.rejects(
+      daemon.reopenNodes([
+        { ...file, readOnly: true },
+        { ...file, filename: '/' },
+      ]),
+    );
+    await assert.rejects(openBlockNode(reader), { code: 'IMAGE_LOCKED' });
+    await daemon.reopenNodes([{ ...file, readOnly: true }]);
+    const other = await openBlockNode(reader);
+    await assert.rejects(openBlockNode({ ...reader, readOnly: false }), { code: 'IMAGE_LOCKED' });
+    await assert.rejects(
+      (async () => {
+        const writer = await openBlockNode({ ...file, nodeName: 'y', locking: 'off' });
+        await writer.close();
+        // The other reader holds back what a writer wants.
+        await daemon.reopenNodes([file]);
+      })(),
+      { code: 'IMAGE_LOCKED' },
+    );
+    await other.close();
+    await daemon.reopenNodes([file]);
+    assert.equal(find('file').readOnly, false);
+    await assert.rejects(openBlockNode(reader), { code: 'IMAGE_LOCKED' });
   });
 });

@@ -13,8 +13,9 @@ import type {
   BlockNodeOptions,
   FileNodeOptions,
   MemoryNodeOptions,
+  ReopenedNode,
 } from '../node.js';
-import { lockImage, unlockImage } from './image-lock.js';
+import { beginLockHandover, lockImage } from './image-lock.js';
 
 /** Virtio 5.2.4: capacities are counted in sectors of 512 bytes, whatever the block size. */
 const sectorBytes = 512;
@@ -256,7 +257,7 @@ class FileNode implements BlockNode {
   }
 
   /** Access, cache mode and the like may change, the image may not. Throws what opening throws. */
-  async reopen(options: BlockNodeOptions): Promise<BlockNode> {
+  async reopen(options: BlockNodeOptions): Promise<ReopenedNode> {
     const old = this.#options;
     if (old.driver === 'memory' || options.driver !== old.driver) {
       throw new VduseError('NOT_SUPPORTED', `Block format '${this.driver}' does not support reopening files`);
@@ -264,19 +265,27 @@ class FileNode implements BlockNode {
     checkUnchanged('filename', old.filename, options.filename);
     checkUnchanged('locking', old.locking, options.locking);
     checkOptions(options);
-    const { fd } = this.engine;
     const request = { filename: old.filename, mode: old.locking ?? 'auto' };
     const file = openWithFallback(options);
     try {
       const node = new FileNode(options, file);
-      // The locks of the old descriptor would be in the new one's way.
-      unlockImage(fd);
-      lockImage({ ...request, fd: file.fd, writable: !file.readOnly });
-      await this.close();
-      return node;
+      const locks = beginLockHandover(
+        { ...request, fd: this.engine.fd, writable: !this.readOnly },
+        { ...request, fd: file.fd, writable: !file.readOnly },
+      );
+      return {
+        node,
+        commit: () => {
+          locks.finish();
+          return this.close();
+        },
+        abort: () => {
+          locks.goBack();
+          return node.close();
+        },
+      };
     } catch (error) {
       closeFd(file.fd);
-      lockImage({ ...request, fd, writable: !this.readOnly });
       throw error;
     }
   }

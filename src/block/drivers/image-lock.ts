@@ -43,28 +43,72 @@ function locked(request: ImageLockRequest, permission: PermissionName): VduseErr
  * caller then closes the descriptor, which drops what was locked.
  */
 export function lockImage(request: ImageLockRequest): void {
-  if (request.mode === 'off') {
-    return;
+  if (takeLocks(request)) {
+    testLocks(request);
   }
-  const uses = request.writable ? writerUses : readerUses;
+}
+
+/**
+ * Locks the image for another descriptor of ours, which is to take the place of the one that has the locks: at no
+ * moment have neither. Until it is settled the new one holds what either needs. Throws IMAGE_LOCKED, and then all is
+ * as before.
+ */
+export function beginLockHandover(from: ImageLockRequest, to: ImageLockRequest): LockHandover {
+  const both = { ...to, writable: from.writable || to.writable };
+  const supported = takeLocks(both);
+  unlockImage(from.fd);
+  try {
+    if (supported) {
+      testLocks(both);
+    }
+  } catch (error) {
+    takeLocks(from);
+    throw error;
+  }
+  return {
+    finish: () => {
+      if (!to.writable) {
+        unlock(to.fd, permissionBase + Permission.write);
+        unlock(to.fd, permissionBase + Permission.resize);
+      }
+    },
+    goBack: () => void takeLocks(from),
+  };
+}
+
+/** The descriptor that is not to go on is closed afterwards. */
+export interface LockHandover {
+  finish(): void;
+  goBack(): void;
+}
+
+/** False: there are no locks here, or they are not wanted. */
+function takeLocks({ fd, filename, writable, mode }: ImageLockRequest): boolean {
+  if (mode === 'off') {
+    return false;
+  }
   for (const [base, permissions] of [
-    [permissionBase, uses],
+    [permissionBase, writable ? writerUses : readerUses],
     [unsharedBase, heldBack],
   ] as const) {
     for (const permission of permissions) {
-      const result = setOfdLock(request.fd, 'shared', { start: base + Permission[permission], length: 1 });
+      const result = setOfdLock(fd, 'shared', { start: base + Permission[permission], length: 1 });
       if (result === -Errno.EAGAIN) {
-        throw locked(request, permission);
+        throw locked({ fd, filename, writable, mode }, permission);
       }
       if (result !== 0) {
-        if (request.mode === 'auto') {
-          return;
+        if (mode === 'auto') {
+          return false;
         }
-        throw systemCallError('fcntl(F_OFD_SETLK)', -result, request.filename);
+        throw systemCallError('fcntl(F_OFD_SETLK)', -result, filename);
       }
     }
   }
-  for (const permission of uses) {
+  return true;
+}
+
+function testLocks(request: ImageLockRequest): void {
+  for (const permission of request.writable ? writerUses : readerUses) {
     testLock(request, unsharedBase, permission);
   }
   for (const permission of heldBack) {
@@ -72,9 +116,13 @@ export function lockImage(request: ImageLockRequest): void {
   }
 }
 
-/** Drops the locks of a descriptor that is to be closed, so that another one of ours can have them. */
-export function unlockImage(fd: number): void {
+/** Drops all locks of a descriptor. */
+function unlockImage(fd: number): void {
   setOfdLock(fd, 'none', { start: permissionBase, length: 2 * (unsharedBase - permissionBase) });
+}
+
+function unlock(fd: number, start: number): void {
+  setOfdLock(fd, 'none', { start, length: 1 });
 }
 
 /** A shared lock of somebody else is what stands in an exclusive one's way; our own never does. */

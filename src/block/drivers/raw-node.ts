@@ -1,7 +1,14 @@
 /** QEMU's raw: a disk without a format, or a part of one. */
 import { VduseError } from '../../base/errors.js';
 import type { EngineSpec } from '../engine.js';
-import type { BlockFeatures, BlockNode, BlockNodeListener, ChildOpener, RawNodeOptions } from '../node.js';
+import type {
+  BlockFeatures,
+  BlockNode,
+  BlockNodeListener,
+  ChildOpener,
+  RawNodeOptions,
+  ReopenedNode,
+} from '../node.js';
 
 const sectorBytes = 512;
 
@@ -113,10 +120,9 @@ class RawNode implements BlockNode {
     this.child.watch?.(listener);
   }
 
-  async reopen(options: RawNodeOptions, children: ChildOpener): Promise<BlockNode> {
-    const opened = await openRawNode(options, children);
-    await this.close();
-    return opened;
+  async reopen(options: RawNodeOptions, children: ChildOpener): Promise<ReopenedNode> {
+    const node = await openRawNode(options, children);
+    return { node, commit: () => this.close(), abort: () => node.close() };
   }
 
   close(): Promise<void> {

@@ -1,6 +1,13 @@
 /** A node that is its child but for an engine of its own around the child's. */
 import type { EngineSpec } from '../engine.js';
-import type { BlockFeatures, BlockNode, BlockNodeListener, BlockNodeOptions, ChildOpener } from '../node.js';
+import type {
+  BlockFeatures,
+  BlockNode,
+  BlockNodeListener,
+  BlockNodeOptions,
+  ChildOpener,
+  ReopenedNode,
+} from '../node.js';
 
 export interface FilterKind {
   wrap(child: EngineSpec): EngineSpec;
@@ -58,10 +65,9 @@ export class FilterNode implements BlockNode {
     this.child.watch?.(listener);
   }
 
-  async reopen(options: BlockNodeOptions, children: ChildOpener): Promise<BlockNode> {
-    const opened = await this.#kind.reopen(options, children);
-    await this.close();
-    return opened;
+  async reopen(options: BlockNodeOptions, children: ChildOpener): Promise<ReopenedNode> {
+    const node = await this.#kind.reopen(options, children);
+    return { node, commit: () => this.close(), abort: () => node.close() };
   }
 
   close(): Promise<void> {

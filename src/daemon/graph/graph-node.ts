@@ -19,6 +19,8 @@ export interface NodeUser {
    * when the change fails. Absent: nothing is ever in flight.
    */
   drained?(change: () => Promise<void>): Promise<void>;
+  /** The node above, where the user is one. */
+  readonly parent?: GraphNode;
 }
 
 /** One use of a node, and the node as its user sees it. `close` ends the use. */
@@ -118,7 +120,7 @@ export class GraphNode extends NodeProxy {
     this.#interposed = wrap;
   }
 
-  /** Sets what the block driver opened, for the first time or again. */
+  /** Sets what the block driver opened, for the first time or again, or once more what it was before. */
   setOpened(node: BlockNode, options: BlockNodeOptions): void {
     this.#opened = node;
     this.options = options;
@@ -182,15 +184,7 @@ export class GraphNode extends NodeProxy {
 
   /** Runs a change while no user of the node, nor one above, has anything in flight. */
   drained(change: () => Promise<void>): Promise<void> {
-    let run = change;
-    for (const { user } of this.links) {
-      const { drained } = user;
-      if (drained !== undefined) {
-        const inner = run;
-        run = () => drained.call(user, inner);
-      }
-    }
-    return run();
+    return drainedTogether([this], change);
   }
 
   /** An inline node goes with its last user. */
@@ -207,6 +201,27 @@ export class GraphNode extends NodeProxy {
       await this.#opened?.close();
     }
   }
+}
+
+/** Runs a change while no user of the nodes, nor one above, has anything in flight. Each user is asked once. */
+export function drainedTogether(nodes: readonly GraphNode[], change: () => Promise<void>): Promise<void> {
+  const users = new Set<NodeUser>();
+  const collect = (node: GraphNode): void => {
+    for (const { user } of node.links) {
+      if (user.parent !== undefined) {
+        collect(user.parent);
+      } else if (user.drained !== undefined) {
+        users.add(user);
+      }
+    }
+  };
+  nodes.forEach(collect);
+  let run = change;
+  for (const user of users) {
+    const inner = run;
+    run = () => user.drained!(inner);
+  }
+  return run();
 }
 
 function checkPair(link: NodeLink, other: NodeLink): void {
