@@ -9,19 +9,27 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { say } from '../lab/progress.js';
 import { chooseCells } from './support/block-cells.js';
-import { type BlockServer, ours, qemuNbd, qemuStorageDaemon } from './support/block-servers.js';
+import {
+  type BlockServer,
+  ours,
+  qemuNbd,
+  qemuStorageDaemon,
+  withEnvironment,
+} from './support/block-servers.js';
 import { compare } from './support/compare.js';
 import {
   type Comparison,
   comparisonJson,
   comparisonPlot,
   comparisonTables,
+  type Table,
 } from './support/compare-report.js';
 import { describeEnvironment, readEnvironment } from './support/environment.js';
 import { findFioClient } from './support/fio-client.js';
 import { tablesAsMarkdown, tablesAsText, writeJson, writePlot, writeSection } from './support/publish.js';
-import { measureScaling } from './support/scaling.js';
-import { scalingJson, scalingPlot, scalingTables } from './support/scaling-report.js';
+import { measurePart, ScalingBench, type ScalingPart, scalingParts } from './support/scaling.js';
+import { measureIdle } from './support/scaling-idle.js';
+import { idleTable, partPlot, partTable } from './support/scaling-report.js';
 
 const help = `Usage: npm run bench:vhost-user [-- OPTIONS]
 
@@ -38,7 +46,9 @@ The first run builds fio with the libblkio engine, which takes root and about th
   --seconds S             of each repetition (1; quick: 0.3)
   --image-mib N           size of each image (1024; quick: 128)
   --directory DIR         where images go (${tmpdir()}); the O_DIRECT cells measure its disk
-  --scaling               queues, devices and idle instead: 1 to 16 queues, 1 to 64 devices in one daemon
+  --scaling               queues, devices and idle instead: 1 to 16 queues, 1 to 64 devices in one daemon; with
+                          --only a part of it: queues, devices, idle
+  --ring                  ours alone, with system calls in place of io_uring, beside itself
   --json FILE             all samples; "-" is standard output
   --plot PREFIX           PREFIX.svg and PREFIX.png
   --write-docs            puts tables and plots into docs/performance.md
@@ -56,6 +66,7 @@ const optionTable = {
   'image-mib': { type: 'string' },
   directory: { type: 'string', default: tmpdir() },
   scaling: { type: 'boolean', default: false },
+  ring: { type: 'boolean', default: false },
   json: { type: 'string' },
   plot: { type: 'string' },
   'write-docs': { type: 'boolean', default: false },
@@ -97,6 +108,14 @@ function chosenPeers(names: readonly string[]): BlockServer[] {
 }
 
 function chosenServers(): BlockServer[] {
+  const own = ours('vduse', options['export-options']);
+  if (options.ring) {
+    const fallback = { ...own, name: 'system calls' };
+    return [
+      withEnvironment(fallback, 'VDUSE_RING=system-calls'),
+      withEnvironment({ ...own, name: 'io_uring' }, 'VDUSE_RING=io_uring'),
+    ];
+  }
   const peers = chosenPeers(
     options.peer ?? (options.scaling ? ['qemu-storage-daemon'] : ['qemu-storage-daemon', 'qemu-nbd']),
   );
@@ -105,84 +124,130 @@ function chosenServers(): BlockServer[] {
     const [name, exportOptions = ''] = split(argument);
     return ours(`vduse ${name}`, exportOptions);
   });
-  return [ours('vduse', options['export-options']), ...peers, ...variants];
+  return [own, ...peers, ...variants];
 }
 
 const docs = (name: string): string => fileURLToPath(new URL(`../../docs/${name}`, import.meta.url));
 
-async function runComparison(folder: string, signal: AbortSignal): Promise<void> {
-  const cells = chooseCells({ quick: options.quick, only: options.only });
+/** A part of the results, which has its place in docs/performance.md. */
+interface Section {
+  readonly name: string;
+  readonly tables: readonly Table[];
+  readonly remarks: readonly string[];
+  readonly svg?: string;
+}
+
+interface Findings {
+  readonly sections: readonly Section[];
+  readonly json: object;
+}
+
+interface Place {
+  readonly folder: string;
+  readonly signal: AbortSignal;
+}
+
+async function runComparison(place: Place): Promise<Findings> {
+  const cells = chooseCells({
+    quick: options.quick,
+    only: options.only ?? (options.ring ? 'depth 32$' : ''),
+  });
   if (cells.length === 0) throw new UsageError(`no cell's title matches --only ${options.only}`);
   const servers = chosenServers();
   const client = await findFioClient();
   const plan = {
+    ...place,
     cells,
     servers,
+    client,
     repetitions: positive('repetitions', options.quick ? 2 : 5),
     seconds: positive('seconds', options.quick ? 0.3 : 1),
     imageMib: positive('image-mib', options.quick ? 128 : 1024),
-    client,
-    folder,
-    signal,
   };
+  const names = servers.map(({ name }) => name);
+  const { repetitions, seconds, imageMib } = plan;
   say(
-    `${cells.length} cells, ${plan.repetitions} repetitions of ${plan.seconds} s on each of ${servers.map(({ name }) => name).join(', ')}`,
+    `${cells.length} cells, ${repetitions} repetitions of ${seconds} s on each of ${names.join(', ')}`,
     'bench',
   );
+  const peers = options.ring ? [] : ['qemu-storage-daemon', 'qemu-nbd'];
   const comparison: Comparison = {
-    environment: readEnvironment(['qemu-storage-daemon', 'qemu-nbd'], client.version),
-    repetitions: plan.repetitions,
-    seconds: plan.seconds,
-    imageMib: plan.imageMib,
+    baseline: options.ring ? 'io_uring' : 'qemu-storage-daemon',
+    environment: readEnvironment(peers, client.version),
+    repetitions,
+    seconds,
+    imageMib,
     results: await compare(plan),
   };
-  const tables = comparisonTables(comparison);
-  publish({ name: 'comparison', tables, json: comparisonJson(comparison), svg: comparisonPlot(comparison) }, [
+  const remarks = [
     describeEnvironment(comparison.environment),
-    `Medians of ${plan.repetitions} interleaved repetitions of ${plan.seconds} s; images of ${plan.imageMib} MiB.`,
-  ]);
+    `Medians of ${repetitions} interleaved repetitions of ${seconds} s; images of ${imageMib} MiB.`,
+  ];
+  const tables = comparisonTables(comparison);
+  const name = options.ring ? 'ring' : 'comparison';
+  const section = { name, tables, remarks, svg: comparisonPlot(comparison) };
+  return { sections: [section], json: comparisonJson(comparison) };
 }
 
-async function runScaling(folder: string, signal: AbortSignal): Promise<void> {
-  const servers = chosenServers();
+/** The chosen parts of the scaling: "idle" beside those under load. */
+function chosenParts(): (ScalingPart | 'idle')[] {
+  const pattern = new RegExp(options.only ?? '', 'i');
+  const names = [...(Object.keys(scalingParts) as ScalingPart[]), 'idle' as const];
+  const chosen = names.filter((name) => pattern.test(name));
+  if (chosen.length === 0) throw new UsageError(`--scaling has ${names.join(', ')}; got: ${options.only}`);
+  return chosen;
+}
+
+async function runScaling(place: Place): Promise<Findings> {
+  const parts = chosenParts();
   const client = await findFioClient();
-  const result = await measureScaling({
-    servers,
+  const bench = new ScalingBench({
+    ...place,
+    servers: chosenServers(),
     client,
-    folder,
-    signal,
     quick: options.quick,
     repetitions: positive('repetitions', options.quick ? 1 : 3),
     seconds: positive('seconds', options.quick ? 0.3 : 1),
   });
+  const { repetitions, seconds } = bench.plan;
   const environment = readEnvironment(['qemu-storage-daemon'], client.version);
-  publish(
-    {
-      name: 'scaling',
-      tables: scalingTables(result),
-      json: scalingJson(result, environment),
-      svg: scalingPlot(result, environment),
-    },
-    [describeEnvironment(environment)],
-  );
+  const described = describeEnvironment(environment);
+  const sections: Section[] = [];
+  const json: Record<string, unknown> = { environment, repetitions, seconds };
+  for (const part of parts) {
+    const name = `scaling-${part}`;
+    if (part === 'idle') {
+      const costs = await measureIdle(bench);
+      json[part] = costs;
+      sections.push({ name, tables: [idleTable(costs)], remarks: [described] });
+    } else {
+      const points = await measurePart(bench, part);
+      json[part] = points;
+      const remarks = [described, `Medians of ${repetitions} interleaved repetitions of ${seconds} s.`];
+      sections.push({
+        name,
+        tables: [partTable(part, points)],
+        remarks,
+        svg: partPlot(part, points, environment),
+      });
+    }
+  }
+  return { sections, json };
 }
 
-interface Findings {
-  readonly name: 'comparison' | 'scaling';
-  readonly tables: ReturnType<typeof comparisonTables>;
-  readonly json: object;
-  readonly svg: string;
-}
-
-function publish({ name, tables, json, svg }: Findings, remarks: readonly string[]): void {
-  if (options.json !== '-') process.stdout.write(`${tablesAsText(tables)}\n${remarks.join('\n')}\n`);
+function publish({ sections, json }: Findings): void {
   if (options.json !== undefined) writeJson(options.json, json);
-  if (options.plot !== undefined) writePlot(options.plot, svg);
-  if (!options['write-docs']) return;
-  writePlot(docs(`performance-${name}`), svg);
-  const picture = `![${name}](performance-${name}.svg)`;
-  const content = [remarks.join('\n'), picture, tablesAsMarkdown(tables)].join('\n\n');
-  writeSection(docs('performance.md'), { name, content });
+  for (const { name, tables, remarks, svg } of sections) {
+    if (options.json !== '-') process.stdout.write(`${tablesAsText(tables)}\n${remarks.join('\n')}\n\n`);
+    if (options.plot !== undefined && svg !== undefined) {
+      writePlot(sections.length === 1 ? options.plot : `${options.plot}-${name}`, svg);
+    }
+    if (!options['write-docs']) continue;
+    if (svg !== undefined) writePlot(docs(`performance-${name}`), svg);
+    const picture = svg === undefined ? [] : [`![${name}](performance-${name}.svg)`];
+    const content = [remarks.join('\n'), ...picture, tablesAsMarkdown(tables)].join('\n\n');
+    writeSection(docs('performance.md'), { name, content });
+  }
 }
 
 async function main(): Promise<number> {
@@ -195,9 +260,12 @@ async function main(): Promise<number> {
     // Servers and files are put away on the way out.
     process.on(name, () => interrupted.abort(new Error(`interrupted by ${name}`)));
   }
+  const started = performance.now();
   const folder = mkdtempSync(join(options.directory, 'vduse-bench-'));
   try {
-    await (options.scaling ? runScaling : runComparison)(folder, interrupted.signal);
+    const place = { folder, signal: interrupted.signal };
+    publish(await (options.scaling ? runScaling(place) : runComparison(place)));
+    say(`took ${((performance.now() - started) / 1000).toFixed(0)} s`, 'bench');
     return 0;
   } catch (error) {
     const { message } = error as Error;

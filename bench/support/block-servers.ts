@@ -42,6 +42,12 @@ function storageDaemonArguments(served: Served, extra: string): string[] {
 
 const ownDaemon = fileURLToPath(new URL('../../src/cli/vduse-storage-daemon.js', import.meta.url));
 
+/** The same server with something in its environment. */
+export function withEnvironment(server: BlockServer, assignment: string): BlockServer {
+  // env becomes the program that it starts, so the process is the server's.
+  return { ...server, command: (served) => ['env', assignment, ...server.command(served)] };
+}
+
 /** Ours, with default settings unless options of the export say otherwise. */
 export function ours(name = 'vduse', exportOptions = ''): BlockServer {
   const extra = exportOptions === '' ? '' : `,${exportOptions}`;

@@ -5,10 +5,9 @@ import type { Environment } from './environment.js';
 import { formatCount, formatRatio, median, pairedRatio, type Ratio } from './figures.js';
 import { barChart } from './svg.js';
 
-/** Ratios are ratios to this one. */
-export const BASELINE = 'qemu-storage-daemon';
-
 export interface Comparison {
+  /** The server that others are put in relation to. */
+  readonly baseline: string;
   readonly environment: Environment;
   readonly repetitions: number;
   readonly seconds: number;
@@ -44,9 +43,13 @@ export function formatMicroseconds(value: number): string {
   return value >= 100 ? value.toFixed(0) : value.toFixed(value >= 10 ? 1 : 2);
 }
 
-function rowsOf(results: readonly CellResult[]): string[][] {
+function rowsOf(results: readonly CellResult[], baseline: string): string[][] {
   return results.flatMap((result) =>
     [...result.samples.keys()].map((server, n) => {
+      const failure = result.failures.get(server);
+      if (failure !== undefined) {
+        return [n === 0 ? result.cell.workload.name : '', server, ...Array(6).fill('-'), failure];
+      }
       const middle = (name: Column): number => median(column(result, server, name));
       return [
         n === 0 ? result.cell.workload.name : '',
@@ -57,7 +60,7 @@ function rowsOf(results: readonly CellResult[]): string[][] {
         formatMicroseconds(middle('p99Us')),
         formatMicroseconds(middle('p999Us')),
         formatMicroseconds(middle('cpuUsPerIo')),
-        orDash(ratioOf(result, { server, other: BASELINE, name: 'iops' })),
+        orDash(ratioOf(result, { server, other: baseline, name: 'iops' })),
       ];
     }),
   );
@@ -69,32 +72,32 @@ export interface Table {
 }
 
 /** A table for each thing behind the disk, then one of ratios alone. */
-export function comparisonTables({ results }: Comparison): Table[] {
-  const header = ['IOPS', 'MB/s', 'p50 us', 'p99 us', 'p99.9 us', 'CPU us/IO', `to ${BASELINE}`];
+export function comparisonTables({ results, baseline }: Comparison): Table[] {
+  const header = ['IOPS', 'MB/s', 'p50 us', 'p99 us', 'p99.9 us', 'CPU us/IO', `to ${baseline}`];
   const tables = backings.flatMap((backing) => {
     const own = results.filter(({ cell }) => cell.backing === backing);
-    const rows = [['', 'server', ...header], ...rowsOf(own)];
+    const rows = [['', 'server', ...header], ...rowsOf(own, baseline)];
     return own.length === 0 ? [] : [{ title: backingTitles[backing], rows }];
   });
-  return [...tables, ratioTable(results)];
+  return [...tables, ratioTable(results, baseline)];
 }
 
-function ratioTable(results: readonly CellResult[]): Table {
+function ratioTable(results: readonly CellResult[], baseline: string): Table {
   const [first, ...others] = serverNames(results);
   const rows = results.map((result) => [
     `${backingTitles[result.cell.backing]}: ${result.cell.workload.name}`,
     ...others.map((other) => orDash(ratioOf(result, { server: first, other, name: 'iops' }))),
-    orDash(ratioOf(result, { server: first, other: BASELINE, name: 'cpuUsPerIo' })),
+    orDash(ratioOf(result, { server: first, other: baseline, name: 'cpuUsPerIo' })),
   ]);
-  const header = ['', ...others.map((other) => `IOPS to ${other}`), `CPU per I/O to ${BASELINE}`];
+  const header = ['', ...others.map((other) => `IOPS to ${other}`), `CPU per I/O to ${baseline}`];
   return { title: `${first}: ratios, median (lowest to highest)`, rows: [header, ...rows] };
 }
 
 export function comparisonJson(comparison: Comparison): object {
   const { results, ...rest } = comparison;
+  const { baseline } = rest;
   return {
     ...rest,
-    baseline: BASELINE,
     cells: results.map((result) => ({
       backing: result.cell.backing,
       workload: result.cell.workload,
@@ -103,8 +106,9 @@ export function comparisonJson(comparison: Comparison): object {
           server,
           {
             samples,
-            iopsRatio: ratioOf(result, { server, other: BASELINE, name: 'iops' }),
-            cpuPerIoRatio: ratioOf(result, { server, other: BASELINE, name: 'cpuUsPerIo' }),
+            failure: result.failures.get(server),
+            iopsRatio: ratioOf(result, { server, other: baseline, name: 'iops' }),
+            cpuPerIoRatio: ratioOf(result, { server, other: baseline, name: 'cpuUsPerIo' }),
           },
         ]),
       ),

@@ -7,7 +7,8 @@ import { formatCount, median } from './figures.js';
 import { runFio } from './fio.js';
 import type { FioClient } from './fio-client.js';
 import { dropPageCache, makeImage, syncFile, warmPageCache } from './images.js';
-import { cpuSeconds, type Running, startServer } from './processes.js';
+import { cpuSeconds, startServer } from './processes.js';
+import { CellFailure, Seat } from './seat.js';
 
 export interface Plan {
   readonly cells: readonly Cell[];
@@ -33,38 +34,39 @@ export interface Sample {
 
 export interface CellResult {
   readonly cell: Cell;
-  /** By server: a sample for each repetition, those of one repetition taken side by side. */
+  /** By server: a sample for each repetition, those of one repetition taken side by side. None where it failed. */
   readonly samples: ReadonlyMap<string, readonly Sample[]>;
+  /** By server: why it has no samples. */
+  readonly failures: ReadonlyMap<string, string>;
 }
 
 const WARM_UP_MS = 150;
 
-interface Seat {
-  readonly server: BlockServer;
-  readonly running: Running;
+interface Place {
+  readonly seat: Seat;
   readonly socket: string;
   readonly image: string | undefined;
 }
 
 /** One fio run with what the server's processor time was before and after it. */
-async function takeSample(plan: Plan, cell: Cell, seat: Seat): Promise<Sample> {
+async function takeSample(plan: Plan, cell: Cell, { seat, socket, image }: Place): Promise<Sample> {
   const run = {
     workload: cell.workload,
-    sockets: [seat.socket],
+    sockets: [socket],
     protocol: seat.server.protocol,
     sizeMib: cell.backing === 'null' ? nullSizeMib : plan.imageMib,
   };
-  if (cell.backing === 'cached' && seat.image !== undefined) await warmPageCache(seat.image);
+  if (cell.backing === 'cached' && image !== undefined) await warmPageCache(image);
   // The other server had the processors: let caches, clocks and pollers settle.
   await runFio(plan.client, { ...run, milliseconds: WARM_UP_MS }, plan.signal);
-  const before = cpuSeconds(seat.running.pid);
+  const before = cpuSeconds(seat.pid);
   const figures = await runFio(
     plan.client,
     { ...run, milliseconds: Math.round(plan.seconds * 1000) },
     plan.signal,
   );
-  const cpu = cpuSeconds(seat.running.pid) - before;
-  if (cell.backing === 'cached' && seat.image !== undefined && writes(cell)) await syncFile(seat.image);
+  const cpu = cpuSeconds(seat.pid) - before;
+  if (cell.backing === 'cached' && image !== undefined && writes(cell)) await syncFile(image);
   return {
     iops: figures.iops,
     bytesPerSecond: figures.bytesPerSecond,
@@ -75,16 +77,26 @@ async function takeSample(plan: Plan, cell: Cell, seat: Seat): Promise<Sample> {
   };
 }
 
-async function measureCell(plan: Plan, cell: Cell, seats: readonly Seat[]): Promise<CellResult> {
-  const samples = new Map(seats.map(({ server }) => [server.name, [] as Sample[]]));
+async function measureCell(plan: Plan, cell: Cell, places: readonly Place[]): Promise<CellResult> {
+  const samples = new Map(places.map(({ seat }) => [seat.server.name, [] as Sample[]]));
+  const failures = new Map<string, string>();
   for (let n = 0; n < plan.repetitions; n++) {
     // The order turns, so that no server is always the one after the same other.
-    for (let k = 0; k < seats.length; k++) {
-      const seat = seats[(n + k) % seats.length];
-      samples.get(seat.server.name)?.push(await takeSample(plan, cell, seat));
+    for (let k = 0; k < places.length; k++) {
+      const place = places[(n + k) % places.length];
+      const { name } = place.seat.server;
+      if (failures.has(name)) continue;
+      try {
+        const sample = await place.seat.work(() => takeSample(plan, cell, place), plan.signal);
+        samples.get(name)?.push(sample);
+      } catch (error) {
+        if (!(error instanceof CellFailure)) throw error;
+        failures.set(name, error.message);
+        samples.set(name, []);
+      }
     }
   }
-  return { cell, samples };
+  return { cell, samples, failures };
 }
 
 /** An image each: image locks are real, and nobody is to warm another one's cache. */
@@ -108,38 +120,39 @@ async function makeImages(plan: Plan, backing: Backing): Promise<ReadonlyMap<str
   return images;
 }
 
-async function startSeats(
+async function takePlaces(
   plan: Plan,
   served: { backing: Backing; queues: number; images: ReadonlyMap<string, string> },
-): Promise<Seat[]> {
-  const seats: Seat[] = [];
+): Promise<Place[]> {
+  const { backing, queues } = served;
+  const places: Place[] = [];
   try {
-    for (const server of plan.servers) {
+    for (const [n, server] of plan.servers.entries()) {
       const image = served.images.get(server.name);
-      const name = `${served.backing}-${served.queues}-${plan.servers.indexOf(server)}.sock`;
-      const socket = join(plan.folder, name);
-      const command = server.command({
-        backing: served.backing,
-        queues: served.queues,
-        images: image === undefined ? [] : [image],
-        sockets: [socket],
+      const socket = join(plan.folder, `${backing}-${queues}-${n}.sock`);
+      const images = image === undefined ? [] : [image];
+      const command = server.command({ backing, queues, images, sockets: [socket] });
+      places.push({
+        seat: await Seat.take(server, () => startServer(command, [socket])),
+        image,
+        socket,
       });
-      seats.push({ server, image, socket, running: await startServer(command, [socket]) });
     }
   } catch (error) {
-    await stopSeats(seats);
+    await leavePlaces(places);
     throw error;
   }
-  return seats;
+  return places;
 }
 
-async function stopSeats(seats: readonly Seat[]): Promise<void> {
-  await Promise.all(seats.map(({ running }) => running.stop()));
+async function leavePlaces(places: readonly Place[]): Promise<void> {
+  await Promise.all(places.map(({ seat }) => seat.stop()));
 }
 
 function tell(result: CellResult, done: string): void {
   const figures = [...result.samples].map(
-    ([name, samples]) => `${name} ${formatCount(median(samples.map(({ iops }) => iops)))}`,
+    ([name, samples]) =>
+      result.failures.get(name) ?? `${name} ${formatCount(median(samples.map(({ iops }) => iops)))}`,
   );
   say(`${done} ${cellTitle(result.cell)}: ${figures.join(', ')}`, 'bench');
 }
@@ -153,18 +166,18 @@ export async function compare(plan: Plan): Promise<CellResult[]> {
     if (ofBacking.length === 0) continue;
     const images = await makeImages(plan, backing);
     for (const queues of new Set(ofBacking.map((cell) => cell.workload.queues))) {
-      const seats = await startSeats(plan, { backing, queues, images });
+      const places = await takePlaces(plan, { backing, queues, images });
       try {
         for (const cell of ofBacking.filter(({ workload }) => workload.queues === queues)) {
           const place = `[${results.length + 1}/${plan.cells.length}]`;
           const left = timeLeft({ started, done: results.length, all: plan.cells.length });
           const label = `${place} ${cellTitle(cell)}${left}`;
-          const result = await withProgress(label, () => measureCell(plan, cell, seats), 'bench');
+          const result = await withProgress(label, () => measureCell(plan, cell, places), 'bench');
           results.push(result);
           tell(result, place);
         }
       } finally {
-        await stopSeats(seats);
+        await leavePlaces(places);
       }
     }
   }

@@ -1,6 +1,4 @@
 /** fio's command lines and its answers. */
-import { setTimeout as sleep } from 'node:timers/promises';
-import { say } from '../../lab/progress.js';
 import type { Workload } from './block-cells.js';
 import type { FioClient } from './fio-client.js';
 import { runProgram, TimeLimitError } from './processes.js';
@@ -93,32 +91,17 @@ export function parseFio(output: string): FioFigures {
   };
 }
 
-const ATTEMPTS = 5;
-const PAUSE_MS = 300;
-/** Beyond its running time: fio starts within a second, on a busy machine within several. */
-const STARTING_MS = 15_000;
+/** Beyond its running time: fio starts within a second, on a busy machine within several, and a process for each device. */
+const STARTING_MS = 10_000;
+const STARTING_MS_PER_DEVICE = 100;
 
-/**
- * QEMU turns a client away, or lets it wait for ever, as long as it has not noticed that the one before has gone: fio
- * connects once for the size of the disk and at once again for its work.
- */
-function isLostConnection(error: unknown): error is Error {
+/** Whether a client was turned away, did not come to its end in time, or found nobody there. */
+export function isLostConnection(error: unknown): error is Error {
   if (error instanceof TimeLimitError) return true;
   return error instanceof Error && error.message.includes('blkio_connect() failed');
 }
 
 export async function runFio(client: FioClient, run: FioRun, signal: AbortSignal): Promise<FioFigures> {
-  const limitMs = 2 * run.milliseconds + STARTING_MS;
-  for (let attempt = 1; ; attempt++) {
-    try {
-      return parseFio(await runProgram([...client.command, ...fioArguments(run)], { signal, limitMs }));
-    } catch (error) {
-      if (!isLostConnection(error) || attempt === ATTEMPTS) throw error;
-      say(
-        `once more on ${run.sockets[0]}: ${error instanceof TimeLimitError ? error.message : 'turned away'}`,
-        'bench',
-      );
-      await sleep(PAUSE_MS, undefined, { signal });
-    }
-  }
+  const limitMs = 2 * run.milliseconds + STARTING_MS + STARTING_MS_PER_DEVICE * run.sockets.length;
+  return parseFio(await runProgram([...client.command, ...fioArguments(run)], { signal, limitMs }));
 }

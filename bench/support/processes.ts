@@ -1,6 +1,6 @@
 /** Processes that a benchmark starts and ends, and what /proc says of them. */
 import { execFileSync, spawn } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 const START_LIMIT_MS = 30_000;
@@ -18,6 +18,8 @@ export interface Running {
 /** Starts a server and waits until its sockets are there. */
 export async function startServer(command: readonly string[], sockets: readonly string[]): Promise<Running> {
   const [program, ...args] = command;
+  // What a server that was killed has left would be taken for the new one's.
+  for (const path of sockets) rmSync(path, { force: true });
   const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
   let output = '';
   const collect = (chunk: Buffer): void => {
@@ -116,7 +118,7 @@ export async function runProgram(
     signal?.removeEventListener('abort', end);
   });
   signal?.throwIfAborted();
-  if (late) throw new TimeLimitError(`${program} did not end in time`);
+  if (late) throw new TimeLimitError(`no end within ${((limitMs ?? PROGRAM_LIMIT_MS) / 1000).toFixed(0)} s`);
   if (status !== 0) {
     const line = command.join(' ');
     const shown = line.length > SHOWN_CHARACTERS ? `${line.slice(0, SHOWN_CHARACTERS)} ...` : line;

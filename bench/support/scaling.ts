@@ -1,24 +1,18 @@
-/** How a daemon grows: with queues, with devices, and what those cost that nobody uses. */
+/** How a daemon grows: with queues and with devices, under load. */
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { say, withProgress } from '../../lab/progress.js';
 import type { BlockServer } from './block-servers.js';
 import { formatCount, median } from './figures.js';
 import { type FioRun, runFio } from './fio.js';
 import type { FioClient } from './fio-client.js';
 import { makeImage, warmPageCache } from './images.js';
-import { cpuSeconds, memoryUse, type Running, startServer, threadCount } from './processes.js';
+import { cpuSeconds, memoryUse, startServer, threadCount } from './processes.js';
+import { CellFailure, Seat } from './seat.js';
 
-export const queueCounts = [1, 2, 4, 8, 16];
-export const deviceCounts = [1, 4, 16, 64];
-const IMAGE_MIB = 32;
+const IMAGE_MIB = 16;
 const QUEUE_DEPTH = 32;
 /** Of each device, when there are several. */
 const DEVICE_DEPTH = 8;
-const IDLE_DEVICES = 16;
-const IDLE_QUEUES = 15;
-const IDLE_THREADS = 4;
-const CONNECTED_MS = 60_000;
 
 export interface ScalingPlan {
   readonly servers: readonly BlockServer[];
@@ -30,19 +24,18 @@ export interface ScalingPlan {
   readonly seconds: number;
 }
 
-interface Shape {
+export interface Shape {
   readonly devices: number;
   readonly queues: number;
   readonly threads?: number;
 }
 
-interface LoadedShape extends Shape {
+export interface LoadedShape extends Shape {
   /** Of each queue. */
   readonly depth: number;
 }
 
-export interface ScalingPoint extends LoadedShape {
-  readonly server: string;
+export interface ScalingFigures {
   readonly iops: number;
   readonly cpuUsPerIo: number;
   /** After the load, without memory that is shared with clients. */
@@ -50,221 +43,141 @@ export interface ScalingPoint extends LoadedShape {
   readonly threads: number;
 }
 
-/** What nobody uses costs. Memory in MiB, processor time as a share of one core. */
-export interface IdleCost {
+export interface ScalingPoint extends LoadedShape {
   readonly server: string;
-  /** With a client that is connected and asks for nothing. */
-  readonly furtherDeviceMib: number;
-  /** Without one. */
-  readonly furtherUnusedDeviceMib: number;
-  readonly furtherQueueMib: number;
-  /** A further queue on a further thread. */
-  readonly furtherThreadMib?: number;
-  readonly devices: number;
-  readonly unusedCpuShare: number;
-  readonly connectedCpuShare: number;
+  /** Or why there are none. */
+  readonly found: ScalingFigures | { readonly failure: string };
 }
 
-export interface Scaling {
-  readonly queues: readonly ScalingPoint[];
-  readonly devices: readonly ScalingPoint[];
-  readonly idle: readonly IdleCost[];
+/** The shapes by queues of one device, and by devices in one daemon. */
+export const scalingParts = {
+  queues: { counts: [1, 2, 4, 8, 16], quick: [1, 4, 16] },
+  devices: { counts: [1, 4, 16, 64], quick: [1, 16] },
+} as const;
+export type ScalingPart = keyof typeof scalingParts;
+
+function shapeOf(part: ScalingPart, count: number): LoadedShape {
+  return part === 'queues'
+    ? { devices: 1, queues: count, depth: QUEUE_DEPTH }
+    : { devices: count, queues: 1, depth: DEVICE_DEPTH };
 }
 
-interface Daemon {
-  readonly server: BlockServer;
-  readonly running: Running;
+export interface Daemon {
+  readonly seat: Seat;
   readonly sockets: readonly string[];
 }
 
-class Bench {
+/** Starts servers on images of their own. */
+export class ScalingBench {
   #runs = 0;
+  readonly #images = new Map<string, string[]>();
 
-  constructor(
-    readonly plan: ScalingPlan,
-    private readonly images: ReadonlyMap<string, readonly string[]>,
-  ) {}
+  constructor(readonly plan: ScalingPlan) {}
 
-  async start(server: BlockServer, { devices, ...rest }: Shape): Promise<Daemon> {
+  async start(server: BlockServer, shape: Shape): Promise<Daemon> {
     this.plan.signal.throwIfAborted();
     const run = this.#runs++;
+    const { devices } = shape;
     const sockets = Array.from({ length: devices }, (_, n) => join(this.plan.folder, `${run}-${n}.sock`));
-    const images = (this.images.get(server.name) ?? []).slice(0, devices);
-    const command = server.command({ backing: 'cached', images, sockets, ...rest });
-    return { server, sockets, running: await startServer(command, sockets) };
+    const images = await this.#imagesOf(server.name, devices);
+    const command = server.command({ ...shape, backing: 'cached', images, sockets });
+    return { sockets, seat: await Seat.take(server, () => startServer(command, sockets)) };
   }
 
-  fio(daemon: Daemon, workload: FioRun['workload'], milliseconds: number): FioRun {
-    const { server, sockets } = daemon;
-    return { workload, sockets, protocol: server.protocol, milliseconds, sizeMib: IMAGE_MIB };
+  fio({ seat, sockets }: Daemon, workload: FioRun['workload'], milliseconds: number): FioRun {
+    return { workload, sockets, protocol: seat.server.protocol, milliseconds, sizeMib: IMAGE_MIB };
   }
 
-  /** While clients are connected to all devices and have asked for one block each. */
-  async whileConnected<T>(daemon: Daemon, shape: Shape, work: () => Promise<T>): Promise<T> {
-    const end = new AbortController();
-    const workload = { rw: 'randread', bs: '4k', depth: 1, queues: shape.queues } as const;
-    const run = { ...this.fio(daemon, workload, CONNECTED_MS), extra: ['--thinktime=120s'] };
-    const clients = runFio(this.plan.client, run, AbortSignal.any([end.signal, this.plan.signal])).catch(
-      (error: Error) => {
-        if (!end.signal.aborted) throw error;
-      },
-    );
-    try {
-      return await Promise.race([work(), clients.then(() => Promise.reject(new Error('fio ended early')))]);
-    } finally {
-      end.abort();
-      await clients.catch(() => undefined);
-    }
-  }
-}
-
-async function makeImages(plan: ScalingPlan): Promise<ReadonlyMap<string, readonly string[]>> {
-  const images = new Map<string, string[]>();
-  const count = Math.max(...deviceCounts);
-  const label = `writing ${count * plan.servers.length} images of ${IMAGE_MIB} MiB`;
-  const work = async (): Promise<void> => {
-    for (const [k, { name }] of plan.servers.entries()) {
-      const paths = Array.from({ length: count }, (_, n) => join(plan.folder, `${k}-${n}.img`));
-      for (const path of paths) {
-        plan.signal.throwIfAborted();
+  /** Image locks are real, so a server has its own; those that are there are used again. */
+  async #imagesOf(server: string, count: number): Promise<readonly string[]> {
+    const images = this.#images.get(server) ?? [];
+    this.#images.set(server, images);
+    const missing = count - images.length;
+    if (missing <= 0) return images.slice(0, count);
+    const number = [...this.#images.keys()].indexOf(server);
+    const work = async (): Promise<void> => {
+      while (images.length < count) {
+        this.plan.signal.throwIfAborted();
+        const path = join(this.plan.folder, `${number}-${images.length}.img`);
         await makeImage(path, IMAGE_MIB);
         await warmPageCache(path);
+        images.push(path);
       }
-      images.set(name, paths);
-    }
-  };
-  await withProgress(label, work, 'bench');
-  return images;
+    };
+    await withProgress(`writing ${missing} images of ${IMAGE_MIB} MiB`, work, 'bench');
+    return images;
+  }
 }
 
-interface Load {
-  readonly iops: number;
-  readonly cpuUsPerIo: number;
-}
+type Load = Pick<ScalingFigures, 'iops' | 'cpuUsPerIo'>;
 
-async function loadOnce(bench: Bench, daemon: Daemon, { depth, queues }: LoadedShape): Promise<Load> {
+async function loadOnce(bench: ScalingBench, daemon: Daemon, { depth, queues }: LoadedShape): Promise<Load> {
   const { client, seconds, signal } = bench.plan;
   const workload = { rw: 'randread', bs: '4k', depth, queues } as const;
-  await runFio(client, bench.fio(daemon, workload, 100), signal);
-  const before = cpuSeconds(daemon.running.pid);
-  const { iops, ios } = await runFio(client, bench.fio(daemon, workload, Math.round(seconds * 1000)), signal);
-  return { iops, cpuUsPerIo: ((cpuSeconds(daemon.running.pid) - before) * 1e6) / ios };
+  const run = async (): Promise<Load> => {
+    await runFio(client, bench.fio(daemon, workload, 100), signal);
+    const before = cpuSeconds(daemon.seat.pid);
+    const { iops, ios } = await runFio(
+      client,
+      bench.fio(daemon, workload, Math.round(seconds * 1000)),
+      signal,
+    );
+    return { iops, cpuUsPerIo: ((cpuSeconds(daemon.seat.pid) - before) * 1e6) / ios };
+  };
+  return await daemon.seat.work(run, signal);
+}
+
+function figuresOf({ seat }: Daemon, loads: readonly Load[]): ScalingFigures {
+  return {
+    iops: median(loads.map(({ iops }) => iops)),
+    cpuUsPerIo: median(loads.map(({ cpuUsPerIo }) => cpuUsPerIo)),
+    ownMib: memoryUse(seat.pid).ownKib / 1024,
+    threads: threadCount(seat.pid),
+  };
 }
 
 /** One shape on all servers, which take turns. */
-async function measureShape(bench: Bench, shape: LoadedShape): Promise<ScalingPoint[]> {
+async function measureShape(bench: ScalingBench, shape: LoadedShape): Promise<ScalingPoint[]> {
   const { servers, repetitions } = bench.plan;
   const daemons: Daemon[] = [];
   try {
     for (const server of servers) daemons.push(await bench.start(server, shape));
     const loads = daemons.map(() => [] as Load[]);
+    const failures = daemons.map((): string | undefined => undefined);
     for (let n = 0; n < repetitions; n++) {
       for (let k = 0; k < daemons.length; k++) {
         const turn = (n + k) % daemons.length;
-        loads[turn].push(await loadOnce(bench, daemons[turn], shape));
+        if (failures[turn] !== undefined) continue;
+        try {
+          loads[turn].push(await loadOnce(bench, daemons[turn], shape));
+        } catch (error) {
+          if (!(error instanceof CellFailure)) throw error;
+          failures[turn] = error.message;
+        }
       }
     }
-    return daemons.map(({ server, running }, n) => ({
-      ...shape,
-      server: server.name,
-      iops: median(loads[n].map(({ iops }) => iops)),
-      cpuUsPerIo: median(loads[n].map(({ cpuUsPerIo }) => cpuUsPerIo)),
-      ownMib: memoryUse(running.pid).ownKib / 1024,
-      threads: threadCount(running.pid),
-    }));
+    return daemons.map((daemon, n) => {
+      const failure = failures[n];
+      const found = failure === undefined ? figuresOf(daemon, loads[n]) : { failure };
+      return { ...shape, server: daemon.seat.server.name, found };
+    });
   } finally {
-    await Promise.all(daemons.map(({ running }) => running.stop()));
+    await Promise.all(daemons.map(({ seat }) => seat.stop()));
   }
 }
 
-async function measureShapes(bench: Bench, shapes: readonly LoadedShape[]): Promise<ScalingPoint[]> {
+/** What a point says in a line of progress. */
+function brief({ server, found }: ScalingPoint): string {
+  return 'failure' in found ? found.failure : `${server} ${formatCount(found.iops)}`;
+}
+
+export async function measurePart(bench: ScalingBench, part: ScalingPart): Promise<ScalingPoint[]> {
   const points: ScalingPoint[] = [];
-  for (const shape of shapes) {
-    const title = `${shape.devices} device${shape.devices === 1 ? '' : 's'}, ${shape.queues} queue${shape.queues === 1 ? '' : 's'} each`;
-    const found = await withProgress(title, () => measureShape(bench, shape), 'bench');
-    const figures = found.map(({ server, iops }) => `${server} ${formatCount(iops)}`);
-    say(`${title}: ${figures.join(', ')}`, 'bench');
+  for (const count of scalingParts[part][bench.plan.quick ? 'quick' : 'counts']) {
+    const title = `${part}: ${count}`;
+    const found = await withProgress(title, () => measureShape(bench, shapeOf(part, count)), 'bench');
+    say(`${title}: ${found.map(brief).join(', ')}`, 'bench');
     points.push(...found);
   }
   return points;
-}
-
-const SETTLE_MS = 2_000;
-
-/** Memory of a fresh daemon of this shape, with or without clients. */
-async function freshMemoryMib(
-  bench: Bench,
-  { server, shape, connected }: { server: BlockServer; shape: Shape; connected: boolean },
-): Promise<number> {
-  const daemon = await bench.start(server, shape);
-  try {
-    const read = async (): Promise<number> => {
-      await sleep(SETTLE_MS, undefined, { signal: bench.plan.signal });
-      return memoryUse(daemon.running.pid).ownKib / 1024;
-    };
-    return connected ? await bench.whileConnected(daemon, shape, read) : await read();
-  } finally {
-    await daemon.running.stop();
-  }
-}
-
-async function cpuShare(bench: Bench, daemon: Daemon): Promise<number> {
-  const seconds = bench.plan.quick ? 5 : 20;
-  await sleep(SETTLE_MS, undefined, { signal: bench.plan.signal });
-  const before = cpuSeconds(daemon.running.pid);
-  await sleep(seconds * 1000, undefined, { signal: bench.plan.signal });
-  return (cpuSeconds(daemon.running.pid) - before) / seconds;
-}
-
-async function measureIdle(bench: Bench, server: BlockServer): Promise<IdleCost> {
-  const unused = (shape: Shape): Promise<number> =>
-    freshMemoryMib(bench, { server, shape, connected: false });
-  const connected = (shape: Shape): Promise<number> =>
-    freshMemoryMib(bench, { server, shape, connected: true });
-  const one = { devices: 1, queues: 1 };
-  const many = { devices: 1 + IDLE_DEVICES, queues: 1 };
-  const furtherUnusedDeviceMib = ((await unused(many)) - (await unused(one))) / IDLE_DEVICES;
-  const oneMib = await connected(one);
-  const furtherDeviceMib = ((await connected(many)) - oneMib) / IDLE_DEVICES;
-  const furtherQueueMib = ((await connected({ devices: 1, queues: 1 + IDLE_QUEUES })) - oneMib) / IDLE_QUEUES;
-  const onThreads = (count: number): Promise<number> =>
-    connected({ devices: 1, queues: count, threads: count });
-  const furtherThread = server.threaded
-    ? { furtherThreadMib: ((await onThreads(1 + IDLE_THREADS)) - (await onThreads(1))) / IDLE_THREADS }
-    : {};
-
-  const shape = { devices: IDLE_DEVICES, queues: 1 };
-  const daemon = await bench.start(server, shape);
-  try {
-    return {
-      server: server.name,
-      furtherDeviceMib,
-      furtherUnusedDeviceMib,
-      furtherQueueMib,
-      ...furtherThread,
-      devices: IDLE_DEVICES,
-      unusedCpuShare: await cpuShare(bench, daemon),
-      connectedCpuShare: await bench.whileConnected(daemon, shape, () => cpuShare(bench, daemon)),
-    };
-  } finally {
-    await daemon.running.stop();
-  }
-}
-
-export async function measureScaling(plan: ScalingPlan): Promise<Scaling> {
-  const bench = new Bench(plan, await makeImages(plan));
-  const queues = await measureShapes(
-    bench,
-    queueCounts.map((count) => ({ devices: 1, queues: count, depth: QUEUE_DEPTH })),
-  );
-  const devices = await measureShapes(
-    bench,
-    deviceCounts.map((count) => ({ devices: count, queues: 1, depth: DEVICE_DEPTH })),
-  );
-  const idle: IdleCost[] = [];
-  for (const server of plan.servers) {
-    const label = `what is idle costs ${server.name}`;
-    idle.push(await withProgress(label, () => measureIdle(bench, server), 'bench'));
-  }
-  return { queues, devices, idle };
 }

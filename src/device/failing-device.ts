@@ -108,7 +108,7 @@ export class FailingDevice implements VirtioDevice {
         this.#listener?.onMemoryMiss();
       } else if (result < 0) {
         this.#queues.delete(index);
-        this.#listener?.onNeedsReset(`queue ${index}: a request can't be read`);
+        this.#listener?.onNeedsReset(`queue ${index}: a request can't be read`, index);
       } else {
         this.#answered += result;
       }

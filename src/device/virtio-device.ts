@@ -41,8 +41,8 @@ export interface Activation {
 export interface DeviceListener {
   /** The configuration space has changed: the driver is to be interrupted. */
   onConfigChange(): void;
-  /** The driver broke a rule, and the device stopped a queue: virtio's DEVICE_NEEDS_RESET. */
-  onNeedsReset(reason: string): void;
+  /** The driver broke a rule, and the device stopped that queue: virtio's DEVICE_NEEDS_RESET. */
+  onNeedsReset(reason: string, queue: number): void;
   /**
    * The driver named memory that is not in the map: the transport looks again and answers with updateMemory,
    * whether it found more or not.

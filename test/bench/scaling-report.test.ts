@@ -1,52 +1,42 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { Scaling, ScalingPoint } from '../../bench/support/scaling.js';
-import { scalingPlot, scalingTables } from '../../bench/support/scaling-report.js';
+import type { ScalingPoint } from '../../bench/support/scaling.js';
+import type { IdleCost } from '../../bench/support/scaling-idle.js';
+import { idleTable, partPlot, partTable } from '../../bench/support/scaling-report.js';
 
+const shape = (server: string, devices: number, queues: number) => ({ server, devices, queues, depth: 32 });
 const point = (server: string, devices: number, queues: number): ScalingPoint => ({
-  server,
-  devices,
-  queues,
-  depth: 32,
-  iops: 1000 * devices * queues,
-  cpuUsPerIo: 2,
-  ownMib: 50 + devices,
-  threads: 4,
+  ...shape(server, devices, queues),
+  found: { iops: 1000 * devices * queues, cpuUsPerIo: 2, ownMib: 50 + devices, threads: 4 },
 });
+const failed: ScalingPoint = { ...shape('peer', 1, 2), found: { failure: 'no end within 12 s, 5 times' } };
 
-const scaling: Scaling = {
-  queues: [point('vduse', 1, 1), point('peer', 1, 1), point('vduse', 1, 2)],
-  devices: [point('vduse', 1, 1), point('vduse', 4, 1)],
-  idle: [
-    {
-      server: 'vduse',
+const queues = [point('vduse', 1, 1), point('peer', 1, 1), point('vduse', 1, 2), failed];
+const devices = [point('vduse', 1, 1), point('vduse', 4, 1)];
+const idle: IdleCost[] = [
+  {
+    server: 'vduse',
+    devices: 16,
+    found: {
       furtherDeviceMib: 0.5,
       furtherUnusedDeviceMib: 0.25,
       furtherQueueMib: 0.125,
       furtherThreadMib: 8,
-      devices: 16,
       unusedCpuShare: 0.001,
       connectedCpuShare: 0.0025,
     },
-    {
-      server: 'peer',
-      furtherDeviceMib: 0,
-      furtherUnusedDeviceMib: 0,
-      furtherQueueMib: 0,
-      devices: 16,
-      unusedCpuShare: 0,
-      connectedCpuShare: 0,
-    },
-  ],
-};
+  },
+  { server: 'peer', devices: 16, found: { failure: 'turned away, 5 times' } },
+];
 
-test('scaling: tables of queues, devices and what is idle', () => {
-  const [queues, devices, idle] = scalingTables(scaling);
-  assert.deepEqual(queues.rows[3], ['2', 'vduse', '2000', '2.00', '51.0', '4']);
-  assert.deepEqual(devices.rows[2], ['4', 'vduse', '4000', '2.00', '54.0', '4']);
-  assert.deepEqual(idle.rows[1], ['vduse', '0.25', '0.50', '0.13', '8.00', '0.10 %', '0.25 %']);
-  assert.equal(idle.rows[2][4], '-');
-  for (const { rows } of [queues, devices, idle]) {
+test('scaling: tables of queues, devices and what is idle, with a reason where there are no figures', () => {
+  const tables = [partTable('queues', queues), partTable('devices', devices), idleTable(idle)];
+  assert.deepEqual(tables[0].rows[3], ['2', 'vduse', '2000', '2.00', '51.0', '4']);
+  assert.deepEqual(tables[0].rows[4], ['2', 'peer', '-', '-', '-', 'no end within 12 s, 5 times']);
+  assert.deepEqual(tables[1].rows[2], ['4', 'vduse', '4000', '2.00', '54.0', '4']);
+  assert.deepEqual(tables[2].rows[1], ['vduse', '0.25', '0.50', '0.13', '8.00', '0.10 %', '0.25 %']);
+  assert.equal(tables[2].rows[2].at(-1), 'turned away, 5 times');
+  for (const { rows } of tables) {
     for (const row of rows) assert.equal(row.length, rows[0].length);
   }
 });
@@ -61,8 +51,8 @@ test('scaling: the plot leaves out what was not measured', () => {
     node: 'v20.0.0',
     programs: {},
   };
-  const svg = scalingPlot(scaling, environment);
+  const svg = partPlot('queues', queues, environment);
   assert.doesNotMatch(svg, /NaN|undefined/);
-  // Queues: two points of ours and one of the peer's in each of three panels; devices: two of ours.
-  assert.equal([...svg.matchAll(/<circle /g)].length, 3 * 3 + 3 * 2);
+  // Two points of ours and one of the peer's in each of three panels.
+  assert.equal([...svg.matchAll(/<circle /g)].length, 3 * 3);
 });

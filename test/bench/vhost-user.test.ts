@@ -38,6 +38,7 @@ const sample = (iops: number, cpuUsPerIo: number): Sample => ({
 });
 
 const comparison: Comparison = {
+  baseline: 'qemu-storage-daemon',
   environment: {
     date: '2026-01-01',
     processor: 'a processor',
@@ -57,7 +58,9 @@ const comparison: Comparison = {
         ['vduse', [sample(300, 2), sample(100, 2)]],
         ['qemu-storage-daemon', [sample(100, 4), sample(50, 4)]],
         ['qemu-nbd', [sample(30, 8), sample(10, 8)]],
+        ['hanging', []],
       ]),
+      failures: new Map([['hanging', 'no end within 12 s, 3 times']]),
     },
   ],
 };
@@ -244,14 +247,20 @@ describe('reports', () => {
   test('ratios are paired, to the baseline and of the first to all others', () => {
     const [cached, ratios] = comparisonTables(comparison);
     assert.equal(cached.title, 'page-cached file');
-    const [, own, peer, nbd] = cached.rows;
+    const [, own, peer, nbd, hanging] = cached.rows;
+    assert.deepEqual(hanging.slice(1), ['hanging', ...Array(6).fill('-'), 'no end within 12 s, 3 times']);
     assert.deepEqual(own.slice(0, 3), ['4k random read, depth 1', 'vduse', '200']);
     assert.equal(own.at(-1), '2.50 (2.00 to 3.00)');
     assert.deepEqual([peer[0], peer.at(-1)], ['', '-']);
     assert.equal(nbd.at(-1), '0.25 (0.20 to 0.30)');
     const [header, row] = ratios.rows;
     assert.equal(header.length, row.length);
-    assert.deepEqual(row.slice(1), ['2.50 (2.00 to 3.00)', '10.00 (10.00 to 10.00)', '0.50 (0.50 to 0.50)']);
+    assert.deepEqual(row.slice(1), [
+      '2.50 (2.00 to 3.00)',
+      '10.00 (10.00 to 10.00)',
+      '-',
+      '0.50 (0.50 to 0.50)',
+    ]);
   });
 
   test('every row of a table has as many cells as its header, in text and in markdown', () => {

@@ -108,7 +108,7 @@ test('what queues report reaches the transport and the log', async () => {
   const told: string[] = [];
   device.setListener({
     onConfigChange: () => told.push('config'),
-    onNeedsReset: (reason) => told.push(`reset: ${reason}`),
+    onNeedsReset: (reason, queue) => told.push(`reset of ${queue}: ${reason}`),
     onMemoryMiss: () => told.push('miss'),
   });
   await device.activate(activation);
@@ -117,7 +117,7 @@ test('what queues report reaches the transport and the log', async () => {
   listener.onMemoryMiss();
   listener.onErrors(1, 5);
   listener.onErrors(12, 28);
-  assert.deepEqual(told, ['reset: queue 1: why', 'miss']);
+  assert.deepEqual(told, ['reset of 1: queue 1: why', 'miss']);
   assert.match(lines[0].msg, /^1 I\/O error on 'nothing': .*\(EIO\)$/);
   assert.match(lines[1].msg, /^12 I\/O errors on 'nothing': .*\(ENOSPC\)$/);
   assert.deepEqual([lines[1].count, lines[1].errno, lines[1].queue], [12, 'ENOSPC', 1]);

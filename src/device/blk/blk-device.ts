@@ -340,7 +340,7 @@ export class BlkDevice implements VirtioDevice {
   #queueListener(index: number, id: number): QueueListener {
     const node = this.#node.filename ?? this.#node.nodeName;
     return {
-      onBroken: (reason) => this.#listener?.onNeedsReset(reason),
+      onBroken: (reason) => this.#listener?.onNeedsReset(reason, index),
       onMemoryMiss: () => {
         this.#missing.add(id);
         this.#listener?.onMemoryMiss();

@@ -139,7 +139,7 @@ export class CustomDevice implements VirtioDevice {
       } as const;
       this.#running.set(queue.index, id);
       await this.#host.start(spec, {
-        onBroken: (reason) => this.#listener?.onNeedsReset(reason),
+        onBroken: (reason) => this.#listener?.onNeedsReset(reason, queue.index),
         onMemoryMiss: () => {
           this.#missing.add(id);
           this.#listener?.onMemoryMiss();

@@ -46,6 +46,14 @@ export class MessageLoop {
     }
   }
 
+  /** Does something behind the messages taken so far, and before the next. */
+  between(work: () => Promise<void>): void {
+    const { file, logger } = this.#context;
+    this.#tail = this.#tail.then(work).catch((error: unknown) => {
+      logger.error({ device: file.name }, `'${file.name}': ${errorMessage(error)}`);
+    });
+  }
+
   /** Resolves when every message taken so far has been answered. */
   async settled(): Promise<void> {
     await this.#tail;

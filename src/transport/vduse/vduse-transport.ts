@@ -39,6 +39,8 @@ export interface VduseTransportOptions {
 
 /** Alignment of the rings that the driver is asked for; kernels refuse 0. */
 const queueAlignment = 4096;
+/** Between two looks whether the driver's memory is still whole. */
+const memoryCheckMs = 1000;
 /** How much of a message's time a step may take: the answer must not be late. */
 const messageShare = 0.7;
 
@@ -73,6 +75,7 @@ export class VduseTransport implements ActivationSource, DeviceListener {
   readonly #kickFds = new Map<number, number>();
   readonly #reportFailure: (error: unknown) => void;
   #memory: VduseMemoryMap | undefined;
+  #memoryChecks: NodeJS.Timeout | undefined;
   #closed = false;
   /** The driver goes on with a queue that another process has served: its state is in the rings. */
   #adopting = false;
@@ -230,6 +233,7 @@ export class VduseTransport implements ActivationSource, DeviceListener {
       { device: this.name },
       `'${this.name}': the driver broke the device's rules: ${reason}`,
     );
+    this.#checkMemory();
   }
 
   onMemoryMiss(): void {
@@ -254,6 +258,7 @@ export class VduseTransport implements ActivationSource, DeviceListener {
   prepareActivation(features: bigint, availIndices: ReadonlyMap<number, number>): Activation {
     const memory = new VduseMemoryMap(this.#file);
     this.#memory = memory;
+    this.#memoryChecks = setInterval(() => this.#checkMemory(), memoryCheckMs).unref();
     memory.refresh();
     const queues: QueueActivation[] = [];
     for (let index = 0; index < this.#device.queueCount; index++) {
@@ -285,6 +290,7 @@ export class VduseTransport implements ActivationSource, DeviceListener {
   }
 
   onStopped(drained: boolean): void {
+    this.#endMemoryChecks();
     for (const [index, fd] of this.#kickFds) {
       this.#takeKickFd(index);
       closeFd(fd);
@@ -300,6 +306,27 @@ export class VduseTransport implements ActivationSource, DeviceListener {
       );
     }
     this.#memory = undefined;
+  }
+
+  /** What a driver shared is lost once its file is cut: the sooner its queues stop, the fewer zeroes reach the disk. */
+  #checkMemory(): void {
+    const damage = this.#memory?.damage;
+    if (damage === undefined || this.#memoryChecks === undefined) {
+      return;
+    }
+    this.#endMemoryChecks();
+    this.#logger.error(
+      { device: this.name },
+      `'${this.name}': the queues stop until the driver resets them: ${damage}`,
+    );
+    this.#messages.between(async () => {
+      await this.#controller.stop(this.#stepMs());
+    });
+  }
+
+  #endMemoryChecks(): void {
+    clearInterval(this.#memoryChecks);
+    this.#memoryChecks = undefined;
   }
 
   #takeKickFd(index: number): void {

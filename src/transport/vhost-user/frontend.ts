@@ -173,6 +173,11 @@ export class VhostUserFrontend {
     return this.#setFd(FrontendRequest.SET_VRING_CALL, index, fd);
   }
 
+  /** An eventfd that the back-end signals when the ring is broken. */
+  setError(index: number, fd: number | undefined): Promise<void> {
+    return this.#setFd(FrontendRequest.SET_VRING_ERR, index, fd);
+  }
+
   enableVring(index: number, enabled: boolean): Promise<void> {
     return this.send(FrontendRequest.SET_VRING_ENABLE, state(index, enabled ? 1 : 0));
   }

@@ -152,8 +152,9 @@ export class VhostUserSession implements DeviceListener {
     }
   }
 
-  onNeedsReset(reason: string): void {
+  onNeedsReset(reason: string, queue: number): void {
     this.#status |= DeviceStatus.NEEDS_RESET;
+    this.#vrings.get(queue).signalError();
     this.#logger.error(
       { export: this.#name },
       `'${this.#name}': the driver broke the device's rules: ${reason}`,
@@ -374,7 +375,7 @@ export class VhostUserSession implements DeviceListener {
         vring.setCall(take());
         break;
       case 'err':
-        // A ring that breaks is told by the status; nobody waits for this descriptor.
+        vring.setError(take());
         break;
     }
     await this.#runOrNot(vring);

@@ -2,16 +2,16 @@
 import { readlinkSync } from 'node:fs';
 import { VduseError } from '../../base/errors.js';
 import type { QueueActivation } from '../../device/virtio-device.js';
-import { closeFd, createEventFd, replaceFd, setNonBlocking } from '../../native/fd.js';
+import { closeFd, createEventFd, replaceFd, setNonBlocking, signalEventFd } from '../../native/fd.js';
 import type { NotifierSpec } from '../../native/notifier.js';
 import type { MemoryTable } from './memory-table.js';
 import type { VringAddresses } from './request.js';
 
-/** Throws PROTOCOL: a queue thread can wait on an eventfd, and on other files it might wait for ever. */
-function checkEventFd(fd: number): void {
+/** Throws PROTOCOL: a thread can wait for an eventfd or signal it, and on other files it might wait for ever. */
+function checkEventFd(name: string, fd: number): void {
   const target = readlinkSync(`/proc/self/fd/${fd}`);
   if (target !== 'anon_inode:[eventfd]') {
-    throw new VduseError('PROTOCOL', `a ring's kick descriptor is no eventfd but ${target}`);
+    throw new VduseError('PROTOCOL', `a ring's ${name} descriptor is no eventfd but ${target}`);
   }
 }
 
@@ -30,6 +30,7 @@ export class Vring {
   #addresses: VringAddresses | undefined;
   #kickFd = -1;
   #callFd = -1;
+  #errorFd = -1;
 
   constructor(index: number) {
     this.index = index;
@@ -72,7 +73,7 @@ export class Vring {
     this.polled = fd === undefined;
     this.#kickFd = fd ?? createEventFd();
     if (fd !== undefined) {
-      checkEventFd(fd);
+      checkEventFd('kick', fd);
     }
   }
 
@@ -95,6 +96,24 @@ export class Vring {
     }
     this.#closeCall();
     this.#callFd = fd ?? -1;
+  }
+
+  /** Takes the descriptor over, at any time: it is used by this thread alone. */
+  setError(fd: number | undefined): void {
+    this.#closeError();
+    this.#errorFd = fd ?? -1;
+    if (fd !== undefined) {
+      checkEventFd('error', fd);
+      // As the call descriptor: its counter may be full.
+      setNonBlocking(fd);
+    }
+  }
+
+  /** The ring is broken: whoever waits for errors of it is told ("VHOST_USER_SET_VRING_ERR"). */
+  signalError(): void {
+    if (this.#errorFd >= 0) {
+      signalEventFd(this.#errorFd);
+    }
   }
 
   /** How the queue interrupts its driver. */
@@ -130,6 +149,7 @@ export class Vring {
     this.polled = false;
     this.#closeKick();
     this.#closeCall();
+    this.#closeError();
   }
 
   #checkStopped(): void {
@@ -149,6 +169,13 @@ export class Vring {
     if (this.#callFd >= 0) {
       closeFd(this.#callFd);
       this.#callFd = -1;
+    }
+  }
+
+  #closeError(): void {
+    if (this.#errorFd >= 0) {
+      closeFd(this.#errorFd);
+      this.#errorFd = -1;
     }
   }
 }

@@ -162,6 +162,10 @@ const attacks: Attack[] = [
     messages: () => [...prepared(), { request: F.SET_VRING_KICK, payload: u64(0n), fds: [file] }],
   },
   {
+    name: 'an error descriptor that is no eventfd',
+    messages: () => [...started(), { request: F.SET_VRING_ERR, payload: u64(0n), fds: [file] }],
+  },
+  {
     name: 'a ring without size and addresses',
     messages: () => [
       ...prepared(),

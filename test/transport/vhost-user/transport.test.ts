@@ -7,7 +7,8 @@ import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { silentLogger } from '../../../src/base/log.js';
 import { BLK_S } from '../../../src/device/blk/blk-protocol.js';
-import { closeFd, createEventFd } from '../../../src/native/fd.js';
+import { Errno } from '../../../src/native/errno.js';
+import { closeFd, createEventFd, readFd } from '../../../src/native/fd.js';
 import { UnixListener } from '../../../src/native/unix-socket.js';
 import { VhostUserFrontend } from '../../../src/transport/vhost-user/frontend.js';
 import { FrontendRequest, ProtocolFeature } from '../../../src/transport/vhost-user/protocol.js';
@@ -295,12 +296,20 @@ test('a driver that names memory outside of the regions stops its ring, not its 
   const served = await serve({ queueCount: 2 });
   const remote = await startRemote(served.path);
   const { frontend } = remote.device;
+  const errors = [createEventFd(), createEventFd()];
+  for (const [index, fd] of errors.entries()) {
+    await frontend.setError(index, fd);
+  }
+  const counts = () => errors.map((fd) => readFd(fd, new Uint8Array(8)));
+  assert.deepEqual(counts(), [-Errno.EAGAIN, -Errno.EAGAIN]);
   remote.frontEnd.queues[0].submitRaw([{ address: 2 ** 51, length: 16 }]);
   await within(10_000, 'DEVICE_NEEDS_RESET', async () => {
     while (((await frontend.getStatus()) & 64) === 0) {
       await sleep(1);
     }
   });
+  assert.deepEqual(counts(), [8, -Errno.EAGAIN], "the broken ring's descriptor alone is signalled");
+  errors.forEach(closeFd);
   assert.equal((await remote.client.read(0, 4096, 1)).status, BLK_S.OK);
   await frontend.setStatus(0);
   assert.equal(await frontend.getStatus(), 0);

@@ -12,6 +12,21 @@ const blockingEventFd = bindLibc<(initial: number, flags: number) => number>('ev
 /** eventfd(2): the largest value that a counter takes. */
 const brim = new Uint8Array(new BigUint64Array([0xffff_ffff_ffff_fffen]).buffer);
 
+test('an error descriptor is signalled whatever its counter says, replaced, and closed with the rest', () => {
+  const fds = openFdCount();
+  const vring = new Vring(0);
+  vring.signalError();
+  const first = blockingEventFd(0, 0);
+  assert.equal(writeFd(first, brim), 8);
+  vring.setError(first);
+  vring.signalError();
+  vring.setError(undefined);
+  vring.signalError();
+  vring.setError(blockingEventFd(0, 0));
+  vring.reset();
+  assert.equal(openFdCount(), fds);
+});
+
 test('a call descriptor whose counter is full stops nobody', () => {
   const fds = openFdCount();
   for (const before of [false, true]) {
