@@ -18,6 +18,7 @@ import {
 } from './support/block-servers.js';
 import { compare } from './support/compare.js';
 import {
+  BASELINE,
   type Comparison,
   comparisonJson,
   comparisonPlot,
@@ -172,7 +173,7 @@ async function runComparison(place: Place): Promise<Findings> {
   );
   const peers = options.ring ? [] : ['qemu-storage-daemon', 'qemu-nbd'];
   const comparison: Comparison = {
-    baseline: options.ring ? 'io_uring' : 'qemu-storage-daemon',
+    baseline: options.ring ? 'io_uring' : BASELINE,
     environment: readEnvironment(peers, client.version),
     repetitions,
     seconds,

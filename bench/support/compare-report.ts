@@ -5,6 +5,9 @@ import type { Environment } from './environment.js';
 import { formatCount, formatRatio, median, pairedRatio, type Ratio } from './figures.js';
 import { barChart } from './svg.js';
 
+/** What figures are put in relation to, where nothing else is said. */
+export const BASELINE = 'qemu-storage-daemon';
+
 export interface Comparison {
   /** The server that others are put in relation to. */
   readonly baseline: string;
