@@ -63,6 +63,8 @@ const notificationAttempts = 65_536;
  * wakes meanwhile, and one that is awake goes on.
  */
 const usedBatchMax = 32;
+/** Copying this much takes longer than handing it in: larger batches would only keep their first requests waiting. */
+const batchBytesMax = 256 * 1024;
 const tokenKick = 0;
 const tokenCancelled = 1;
 
@@ -208,37 +210,30 @@ export class DeviceQueue implements EventSource {
     if (!this.#taking || this.#missing || this.abandoned) {
       return 0;
     }
-    const count = this.#queue.popAvailable(this.#heads);
-    if (count < 0) {
-      this.#break('the available ring is not consistent');
+    if (this.#headNext === this.#headCount && !this.#popHeads()) {
       return 0;
     }
-    if (count === 0) {
-      return 0;
-    }
-    this.#headCount = count;
-    this.#headNext = 0;
+    const first = this.#headNext;
     this.#takeHeads();
     if (this.#missing) {
       this.#context.onMemoryMiss();
     }
-    return count;
+    return this.#headNext - first;
   }
 
   publish(): void {
     if (this.abandoned) {
       return;
     }
-    const shows = this.#queue.stagedUsed > 0;
-    if (shows && this.#queue.publishUsed()) {
-      this.#owedNotifications = notificationAttempts;
+    if (this.#queue.stagedUsed > 0) {
+      // Before the driver sees them: who has the answer to the last request finds none in flight.
+      this.counters[QueueField.IN_FLIGHT] = this.#inFlight;
+      if (this.#queue.publishUsed()) {
+        this.#owedNotifications = notificationAttempts;
+      }
     }
     if (this.#owedNotifications > 0) {
       this.#notify();
-    }
-    // The driver waits for what is above, nobody for this.
-    if (shows) {
-      this.counters[QueueField.IN_FLIGHT] = this.#inFlight;
     }
   }
 
@@ -247,7 +242,8 @@ export class DeviceQueue implements EventSource {
       return false;
     }
     this.counters[QueueField.IN_FLIGHT] = this.#inFlight;
-    if (this.#owedNotifications === 0 && !this.#queue.enableNotifications()) {
+    const owes = this.#owedNotifications > 0 || this.#headNext < this.#headCount;
+    if (!owes && !this.#queue.enableNotifications()) {
       return false;
     }
     this.#queue.disableNotifications();
@@ -275,10 +271,23 @@ export class DeviceQueue implements EventSource {
     }
   }
 
+  #popHeads(): boolean {
+    const count = this.#queue.popAvailable(this.#heads);
+    if (count < 0) {
+      this.#break('the available ring is not consistent');
+    }
+    this.#headNext = 0;
+    this.#headCount = Math.max(0, count);
+    return count > 0;
+  }
+
+  /** Takes heads that were popped, so many that their data is a batch. */
   #takeHeads(): void {
-    while (this.#headNext < this.#headCount && this.#taking && !this.#missing) {
+    let bytes = 0;
+    while (this.#headNext < this.#headCount && bytes < batchBytesMax && this.#taking && !this.#missing) {
       if (this.#take(this.#heads[this.#headNext])) {
         this.#headNext++;
+        bytes += this.#chain.readableBytes + this.#chain.writableBytes;
       }
     }
     this.counters[QueueField.AVAIL_INDEX] = this.availIndex;

@@ -102,12 +102,11 @@ export class Reactor implements CompletionHandler {
   /** Works until `stop`. For queue threads: it sleeps inside the kernel and starves the event loop. */
   run(): void {
     while (!this.#stopped) {
-      if (this.#turn() > 0) {
+      const work = this.#turn();
+      if (this.#window.limitMs === 0) {
+        this.#submitAndSleep();
+      } else if (work > 0) {
         this.ring.submit();
-      } else if (this.#window.limitMs === 0) {
-        if (!this.#prepareToSleep()) {
-          this.ring.submitAndWait(this.sleepMs);
-        }
       } else {
         this.#wait();
       }
@@ -195,6 +194,15 @@ export class Reactor implements CompletionHandler {
     return work + this.ring.pending;
   }
 
+  /** One system call for what the turn has prepared and for the sleep. */
+  #submitAndSleep(): void {
+    if (this.#stopped || this.#prepareToSleep()) {
+      this.ring.submit();
+    } else {
+      this.ring.submitAndWait(this.sleepMs);
+    }
+  }
+
   /** Waits for work: looks for it as long as the window is open, and sleeps then. */
   #wait(): void {
     const window = this.#window;
@@ -206,16 +214,14 @@ export class Reactor implements CompletionHandler {
       window.hit();
       return;
     }
-    if (!this.#prepareToSleep()) {
-      this.ring.submitAndWait(this.sleepMs);
-    }
+    this.#submitAndSleep();
     window.waited(since, performance.now());
   }
 
   /**
-   * Looks for work without a system call. What ends at once is shown at once, and the looking goes on, so that a
-   * front-end which looks for its answer a moment later need not sleep. True: something was found, or a turn will
-   * find it.
+   * Works without a sleep, and until there was nothing to do for the time of the window. What a look finds is
+   * started, and what has ended is shown, before the next look: a front-end that looks for its answer a moment later
+   * need not sleep. True: something was found lately.
    */
   #spin(since: number): boolean {
     const window = this.#window;
@@ -224,14 +230,11 @@ export class Reactor implements CompletionHandler {
     for (;;) {
       let found = false;
       for (let look = 0; look < looksPerClock; look++) {
-        if (this.ring.hasCompletions()) {
-          return true;
-        }
         if (this.#look()) {
-          if (this.ring.pending > 0 || this.#stopped) {
+          found = true;
+          if (this.#stopped) {
             return true;
           }
-          found = true;
         }
       }
       const now = performance.now();
@@ -247,21 +250,22 @@ export class Reactor implements CompletionHandler {
     }
   }
 
-  /** Lets each source look once, and show what it found and ended. */
+  /** A turn that costs next to nothing when there is nothing to do. Whether there was. */
   #look(): boolean {
     const active = this.#active;
-    let found = false;
+    let work = this.ring.reap(this);
     for (let n = 0; n < active.length; n++) {
-      const source = this.#sources[active[n]];
-      if (source !== undefined && source.poll() > 0) {
-        source.publish();
-        found = true;
-      }
+      work += this.#sources[active[n]]?.poll() ?? 0;
     }
-    if (found) {
-      this.turns++;
+    if (work === 0 && this.ring.pending === 0) {
+      return false;
     }
-    return found;
+    this.turns++;
+    for (let n = 0; n < active.length; n++) {
+      this.#sources[active[n]]?.publish();
+    }
+    this.ring.submit();
+    return true;
   }
 
   /** The window of the thread is the longest that a source asks for. */
