@@ -45,6 +45,7 @@ export class TlsEntrance {
   readonly #onData = (chunk: Buffer): void => this.#onPlain(chunk);
   #hasStartedTls = false;
   #isOver = false;
+  #isDropped = false;
   #reportClosed: () => void = () => undefined;
 
   constructor(options: TlsEntranceOptions) {
@@ -75,9 +76,11 @@ export class TlsEntrance {
   }
 
   destroy(reason?: string): void {
-    if (reason !== undefined) {
+    // Once: its end is an error of the TLS handshake, too.
+    if (reason !== undefined && !this.#isDropped) {
       this.#options.logger.warn(`NBD client dropped: ${reason}`);
     }
+    this.#isDropped = true;
     this.#socket.destroy();
   }
 
@@ -127,10 +130,16 @@ export class TlsEntrance {
     const { credentials } = this.#options.tls;
     this.#hasStartedTls = true;
     this.#socket.off('data', this.#onData);
-    const server = createTlsServer({ ...credentials.serverOptions(), allowHalfOpen: true });
-    server.once('secureConnection', (secured) => this.#onSecured(secured));
-    server.once('tlsClientError', (error, secured) => this.#onTlsError(error, secured));
-    server.emit('connection', this.#socket);
+    // The end of what the client sends is the end of the handshake.
+    this.#socket.allowHalfOpen = false;
+    try {
+      const server = createTlsServer(credentials.serverOptions());
+      server.once('secureConnection', (secured) => this.#onSecured(secured));
+      server.once('tlsClientError', (error, secured) => this.#onTlsError(error, secured));
+      server.emit('connection', this.#socket);
+    } catch (error) {
+      this.destroy(`TLS: ${errorMessage(error)}`);
+    }
   }
 
   #onTlsError(error: Error, secured: TLSSocket): void {
@@ -149,6 +158,7 @@ export class TlsEntrance {
       this.#refuse(secured, refusal);
       return;
     }
+    secured.allowHalfOpen = true;
     this.#options.onSecured(secured, this.#plain.clientFlags);
     this.#end();
   }

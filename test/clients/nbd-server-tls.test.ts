@@ -210,6 +210,37 @@ describe('programs on an NBD export with TLS', { skip, timeout: 300_000 }, () =>
     );
   });
 
+  test('credentials that do not do are refused when they are made, in words', async () => {
+    const broken = (name: string): string => {
+      const dir = join(folder, name);
+      cpSync(certificates, dir, { recursive: true });
+      return dir;
+    };
+    const garbage = broken('garbage');
+    writeFileSync(join(garbage, 'ca-cert.pem'), 'garbage');
+    const mixed = broken('mixed');
+    cpSync(join(mixed, 'client-key.pem'), join(mixed, 'server-key.pem'));
+    const expired = broken('expired');
+    const path = (name: string): string => join(expired, name);
+    execFileSync(
+      'openssl',
+      [
+        ...['x509', '-req', '-in', path('server.csr'), '-days', '-1', '-CA', path('ca-cert.pem')],
+        ...['-CAkey', path('ca-key.pem'), '-CAcreateserial', '-out', path('server-cert.pem')],
+      ],
+      { stdio: 'ignore' },
+    );
+    const load = (options: object): void => {
+      const object = toUserObject(checkOptions(objectOptions.json, options));
+      assert.ok('load' in object);
+      object.load(() => assert.fail());
+    };
+    assert.throws(() => load(x509({ dir: garbage })), /Unable to import CA certificate list .*no start line/);
+    assert.throws(() => load(x509({ dir: mixed })), /Cannot load certificate '.*server-cert.pem' & key '.*'/);
+    assert.throws(() => load(x509({ dir: expired })), /The server certificate .*server-cert.pem has expired/);
+    load(x509({ dir: expired, 'sanity-check': false }));
+  });
+
   test('tls-authz: the name of the certificate decides, and rules change while the server runs', async (t) => {
     const simple = (identity: string) => ({ 'qom-type': 'authz-simple', id: 'authz0', identity });
     const served = await serve(t, [x509(), simple('CN=other')], { tlsAuthz: 'authz0' });

@@ -1,12 +1,14 @@
 /** The NBD server with TLS, by pre-shared keys. Certificates are in test/clients/nbd-server-tls.test.ts. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { readdirSync } from 'node:fs';
 import { describe, type TestContext, test } from 'node:test';
 import { type ConnectionOptions, connect as connectTls } from 'node:tls';
 import { TlsCredentials } from '../../src/base/tls-credentials.js';
 import type { NbdClientLimits } from '../../src/nbd/nbd-limits.js';
 import { NbdServer } from '../../src/nbd/nbd-server.js';
 import { distinguishedName } from '../../src/nbd/peer-name.js';
+import { Random } from '../support/random.js';
 import { recordingLogger } from '../support/recording-logger.js';
 import { makeTempDir } from '../support/temp-dir.js';
 import { until } from '../support/within.js';
@@ -175,6 +177,38 @@ describe('NBD server with TLS', () => {
       await one.readToEnd();
     }
     assert.equal(nbd.clientCount(), 0);
+  });
+
+  test('noise before TLS, in its handshake and behind it harms nobody and leaves nothing open', async (t) => {
+    const { connect, server: nbd } = await start(t);
+    const descriptors = () => readdirSync('/proc/self/fd').length;
+    const open = descriptors();
+    const random = new Random(4711);
+    for (let n = 0; n < 40; n++) {
+      const client = await connect();
+      await client.greet();
+      if (n % 4 > 0) {
+        assert.equal((await client.option(STARTTLS))[0].type, 1);
+      }
+      const record = Buffer.of(22, 3, 1, 0, 100);
+      const noise = Buffer.from(Array.from({ length: 1 + (n % 200) }, () => random.between(0, 255)));
+      client.send(n % 4 === 2 ? Buffer.concat([record, noise]) : noise);
+      if (n % 3 === 0) {
+        client.socket.destroy();
+      } else {
+        client.socket.end();
+        await client.readToEnd();
+      }
+    }
+    await until('the end of all', () => nbd.clientCount() === 0);
+    const client = await connect();
+    await client.greet();
+    const secured = await secure(client);
+    await secured.go();
+    assert.equal((await secured.call({ type: 0, length: 512 })).errno, 0);
+    secured.close();
+    await until('the end of the last', () => nbd.clientCount() === 0);
+    await until('closed descriptors', () => descriptors() <= open);
   });
 
   test('credentials of a client, and authorization without certificates, are refused at once', () => {

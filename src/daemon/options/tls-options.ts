@@ -1,10 +1,12 @@
 /** TLS credentials as --object and object-add write them (QEMU: qapi/crypto.json, TlsCredsX509Properties and others). */
+import { X509Certificate } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { createSecureContext } from 'node:tls';
 import { z } from 'zod';
 import { errorMessage, VduseError } from '../../base/errors.js';
 import { TlsCredentials, type X509Credentials } from '../../base/tls-credentials.js';
-import { choice, type Scalars, struct } from '../../qmp/qapi.js';
+import { choice, compact, type Scalars, struct } from '../../qmp/qapi.js';
 
 const common = (s: Scalars) => ({
   id: s.str,
@@ -63,7 +65,60 @@ export function toTlsCredentials(
   }
   const passphrase =
     options.passwordid === undefined ? undefined : Buffer.from(secret(options.passwordid)).toString();
-  return new TlsCredentials({ endpoint, verifyPeer, x509: readX509(dir, endpoint, passphrase) });
+  const x509 = readX509(dir, endpoint, passphrase);
+  checkX509(x509, { dir, endpoint, isThorough: options['sanity-check'] ?? true });
+  return new TlsCredentials({ endpoint, verifyPeer, x509 });
+}
+
+/** What OpenSSL would not take is better known now than when somebody connects. Throws INVALID_ARGUMENT. */
+function checkX509(
+  x509: X509Credentials,
+  { dir, endpoint, isThorough }: { dir: string; endpoint: 'client' | 'server'; isThorough: boolean },
+): void {
+  const { ca, revoked, certificate, key, passphrase } = x509;
+  const path = { ca: join(dir, files.ca), own: join(dir, files[endpoint].certificate) };
+  const keyPath = join(dir, files[endpoint].key);
+  const authority = parseCertificate(ca, `Unable to import CA certificate list ${path.ca}`);
+  const own =
+    certificate === undefined
+      ? undefined
+      : parseCertificate(certificate, `Unable to import ${endpoint} certificate ${path.own}`);
+  if (isThorough) {
+    checkDates(authority, `The CA certificate ${path.ca}`);
+    checkDates(own, `The ${endpoint} certificate ${path.own}`);
+  }
+  try {
+    createSecureContext({ ca, ...compact({ crl: revoked, cert: certificate, key, passphrase }) });
+  } catch (error) {
+    const what = `Cannot load certificate '${path.own}' & key '${keyPath}': ${opensslText(error)}`;
+    throw new VduseError('INVALID_ARGUMENT', what, {
+      hint: `Do they belong together, and has passwordid the key's password? ${files.revoked} counts, too.`,
+      cause: error,
+    });
+  }
+}
+
+function parseCertificate(pem: Buffer, failure: string): X509Certificate {
+  try {
+    return new X509Certificate(pem);
+  } catch (error) {
+    throw new VduseError('INVALID_ARGUMENT', `${failure}: ${opensslText(error)}`, { cause: error });
+  }
+}
+
+function checkDates(certificate: X509Certificate | undefined, what: string): void {
+  const now = Date.now();
+  if (certificate !== undefined && now < Date.parse(certificate.validFrom)) {
+    throw new VduseError('INVALID_ARGUMENT', `${what} is not yet active`);
+  }
+  if (certificate !== undefined && now > Date.parse(certificate.validTo)) {
+    throw new VduseError('INVALID_ARGUMENT', `${what} has expired`);
+  }
+}
+
+/** The last part of OpenSSL's `error:0480006C:PEM routines::no start line`. */
+function opensslText(error: unknown): string {
+  return errorMessage(error).split(':').at(-1) ?? '';
 }
 
 function readX509(
