@@ -8,6 +8,7 @@ import { NullEngine } from './drivers/null-engine.js';
 import { RawEngine } from './drivers/raw-engine.js';
 import { RbdEngine } from './drivers/rbd/rbd-engine.js';
 import type { BlockCompletionSink, BlockEngine, EngineSpec } from './engine.js';
+import { BackupEngine } from './filters/backup-engine.js';
 import { FaultEngine } from './filters/fault-engine.js';
 import { MirrorEngine } from './filters/mirror-engine.js';
 import { ThrottleEngine } from './filters/throttle-engine.js';
@@ -41,6 +42,8 @@ export function createEngine(spec: EngineSpec, context: EngineContext): BlockEng
           : { target: (table, sink) => createEngine(target, { ...context, table, sink }) }),
       });
     }
+    case 'backup':
+      return new BackupEngine(spec, context, createEngine(spec.child, context));
     case 'throttle':
       return new ThrottleEngine(spec, context, createEngine(spec.child, context));
     case 'fault':

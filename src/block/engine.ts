@@ -3,6 +3,7 @@
  * request table is shared by the two, so that a request crosses the seam as one small integer.
  */
 
+import type { CopyChannelSpec } from './copy-channel.js';
 import type { DirtyBitmapSpec } from './dirty-bitmap.js';
 import type { ConnectTarget } from './drivers/nbd-client/connector.js';
 import type { ExportTerms } from './drivers/nbd-client/export-terms.js';
@@ -122,6 +123,14 @@ export interface MirrorEngineSpec {
   readonly target?: EngineSpec;
 }
 
+/** Holds back what would change a part that a backup job has not copied yet. */
+export interface BackupEngineSpec {
+  readonly kind: 'backup';
+  readonly bitmap: DirtyBitmapSpec;
+  readonly channel: CopyChannelSpec;
+  readonly child: EngineSpec;
+}
+
 export interface ThrottleEngineSpec {
   readonly kind: 'throttle';
   /** ThrottleGroup's buffer. */
@@ -145,6 +154,7 @@ export type EngineSpec =
   | NbdEngineSpec
   | RawEngineSpec
   | MirrorEngineSpec
+  | BackupEngineSpec
   | ThrottleEngineSpec
   | FaultEngineSpec;
 

@@ -33,7 +33,7 @@ export class NodeTable {
 
   /** A node that stays until it is deleted. */
   async add(options: BlockNodeOptions): Promise<GraphNode> {
-    this.#checkName(options.nodeName);
+    this.checkName(options.nodeName);
     return this.#openNode(options, false);
   }
 
@@ -154,17 +154,20 @@ export class NodeTable {
     reopening.add(node, await opened.reopen(options, this.#childrenOf(node, options, reopening)), options);
   }
 
-  #checkName(nodeName: string): void {
+  /** Whether a node may have the name. `what` is put before the error. */
+  checkName(nodeName: string, what = ''): void {
     if (!isIdentifier(nodeName)) {
-      throw new VduseError('INVALID_ARGUMENT', `Invalid node-name: '${nodeName}'`, { hint: identifierHint });
+      throw new VduseError('INVALID_ARGUMENT', `${what}Invalid node-name: '${nodeName}'`, {
+        hint: identifierHint,
+      });
     }
     if (Buffer.byteLength(nodeName) >= NODE_NAME_BYTES) {
-      throw new VduseError('INVALID_ARGUMENT', 'Node name too long', {
+      throw new VduseError('INVALID_ARGUMENT', `${what}Node name too long`, {
         hint: `at most ${NODE_NAME_BYTES - 1} bytes`,
       });
     }
     if (this.#nodes.has(nodeName)) {
-      throw new VduseError('ALREADY_EXISTS', `Duplicate nodes with node-name='${nodeName}'`);
+      throw new VduseError('ALREADY_EXISTS', `${what}Duplicate nodes with node-name='${nodeName}'`);
     }
   }
 
@@ -215,7 +218,7 @@ export class NodeTable {
       return childNode;
     }
     if (options.nodeName !== undefined) {
-      this.#checkName(options.nodeName);
+      this.checkName(options.nodeName);
     }
     return this.#openNode(named(options, options.nodeName ?? this.#generateName()), true);
   }

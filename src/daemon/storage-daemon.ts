@@ -12,10 +12,10 @@ import type { BlockExport, ExportCreators, ExportRequest } from './block-export.
 import { createCommands } from './commands/commands.js';
 import { type ExportRemoveMode, ExportTable } from './export-table.js';
 import type { GraphNode } from './graph/graph-node.js';
+import { type BackupRequest, BlockJobs, type MirrorRequest } from './jobs/block-jobs.js';
 import { type CreateFileOptions, CreateFileWork } from './jobs/create-job.js';
 import type { Job, JobListener } from './jobs/job.js';
 import { JobTable } from './jobs/job-table.js';
-import { type MirrorOptions, MirrorWork } from './jobs/mirror-job.js';
 import { MetricsServer } from './metrics-server.js';
 import { MonitorTable } from './monitor-table.js';
 import { NbdService } from './nbd-service.js';
@@ -39,15 +39,7 @@ export interface StorageDaemonOptions {
   readonly logger?: Logger;
 }
 
-export interface MirrorRequest extends Omit<MirrorOptions, 'source' | 'target'> {
-  /** Node names. */
-  readonly device: string;
-  readonly target: string;
-  /** Bytes a second; 0, the default: no limit. */
-  readonly speed?: number;
-  readonly autoFinalize?: boolean;
-  readonly autoDismiss?: boolean;
-}
+export type { BackupRequest, MirrorRequest } from './jobs/block-jobs.js';
 
 function blockJobEvent({ id, type, total, current, speed }: Job): JsonObject {
   return { type, device: id, len: total, offset: current, speed };
@@ -62,9 +54,11 @@ export class StorageDaemon {
   readonly #monitors: MonitorTable;
   readonly #nbd: NbdService;
   readonly #jobs = new JobTable(this.#jobListener());
+  readonly #blockJobs: BlockJobs;
   /** Settles when jobs may do their last steps inside of the daemon's own. */
   readonly #jobsTurn: Promise<void>;
   #giveJobsTheirTurn: () => void = () => undefined;
+  readonly #lastSteps = new SerialQueue();
   readonly #shutdown = new AbortController();
   #metrics: MetricsServer | undefined;
   #pidFile: PidFile | undefined;
@@ -89,6 +83,11 @@ export class StorageDaemon {
       (node, children) => options.openBlockNode(node, children, services),
       (id) => this.#objects.throttleGroup(id),
     );
+    this.#blockJobs = new BlockJobs({
+      nodes: this.#nodes,
+      jobs: this.#jobs,
+      exclusively: (operation) => this.#forJob(operation),
+    });
     this.#exports = new ExportTable({
       creators: { nbd: (request) => this.#nbd.createExport(request), ...options.exportCreators },
       onDeleted: (id) => this.#onExportDeleted(id),
@@ -172,19 +171,18 @@ export class StorageDaemon {
 
   /** Starts to move what uses a node to another one, while it is in use. Throws what stands in the way. */
   startMirror(request: MirrorRequest): Promise<Job> {
-    return this.#operate(async () => {
-      const { jobId, device, target, sync, copyMode, granularity, speed = 0, ...options } = request;
-      this.#jobs.checkId(jobId);
-      const nodes = { source: this.#nodes.refer(device), target: this.#nodes.refer(target) };
-      const more = {
-        ...(copyMode === undefined ? {} : { copyMode }),
-        ...(granularity === undefined ? {} : { granularity }),
-      };
-      const work = await MirrorWork.begin({ jobId, sync, ...nodes, ...more }, (operation) =>
-        this.#forJob(operation),
-      );
-      return this.#jobs.start({ id: jobId, type: 'mirror', speed, ...options }, work);
-    });
+    return this.#operate(() => this.#blockJobs.startMirror(request));
+  }
+
+  /**
+   * Starts copies of disks as they are at one moment, while they are in use: all or none. Grouped: they succeed
+   * together, or none does. `check` comes when all are prepared, and may still throw.
+   */
+  startBackups(
+    requests: readonly BackupRequest[],
+    options: { readonly grouped?: boolean; readonly check?: () => void } = {},
+  ): Promise<Job[]> {
+    return this.#operate(() => this.#blockJobs.startBackups(requests, options));
   }
 
   /** `safe` throws BUSY while a front-end uses the export. */
@@ -336,7 +334,7 @@ export class StorageDaemon {
       begun ??= operation();
       return begun;
     };
-    return Promise.race([this.#queue.run(begin), this.#jobsTurn.then(begin)]);
+    return Promise.race([this.#queue.run(begin), this.#jobsTurn.then(() => this.#lastSteps.run(begin))]);
   }
 
   /** Runs an operation when those before it have ended, unless the daemon is on its way out. */
@@ -361,6 +359,7 @@ export class StorageDaemon {
     return {
       onStatus: ({ id, status }) => send('JOB_STATUS_CHANGE', { id, status }),
       onReady: (job) => send('BLOCK_JOB_READY', blockJobEvent(job)),
+      onError: ({ id }, { operation, action }) => send('BLOCK_JOB_ERROR', { device: id, operation, action }),
       onPending: ({ id, type }) => send('BLOCK_JOB_PENDING', { type, id }),
       onEnd: (job) => {
         const { error } = job;

@@ -27,6 +27,8 @@ export interface Declaration<T> {
 
 /** Stands for the member's name in a message: a type does not know where it is used. */
 const NAME = '\u0000';
+/** The member's own name, without what it is a member of: QEMU's way for words that are not among the choices. */
+const OWN_NAME = '\u0001';
 const MISSING = `Parameter '${NAME}' is missing`;
 
 type ErrorText = (issue: { readonly input?: unknown; readonly code?: string | undefined }) => string;
@@ -135,7 +137,7 @@ export function choice<const T extends readonly string[]>(...values: T): z.ZodTy
         return MISSING;
       }
       return typeof issue.input === 'string'
-        ? `Parameter '${NAME}' does not accept value '${issue.input}'`
+        ? `Parameter '${OWN_NAME}' does not accept value '${issue.input}'`
         : `Invalid parameter type for '${NAME}', expected: string`;
     },
   });
@@ -185,7 +187,7 @@ export function variants<const T extends readonly [StructOf, ...StructOf[]]>(
         return isMissing ? MISSING : `Invalid parameter type for '${NAME}', expected: object`;
       }
       return typeof value === 'string'
-        ? `Parameter '${NAME}' does not accept value '${value}'\n${supported}`
+        ? `Parameter '${OWN_NAME}' does not accept value '${value}'\n${supported}`
         : `Invalid parameter type for '${NAME}', expected: string`;
     },
   }) as unknown as z.ZodType<z.output<T[number]>>;
@@ -234,9 +236,16 @@ export function declare<S extends z.ZodType>(build: (scalars: Scalars) => S): De
 
 /** The error that QEMU would have told. */
 function describeIssue(issue: z.core.$ZodIssue): VduseError {
-  const path = issue.path.map(String).join('.');
+  const path = issue.path.reduce<string>(
+    (before, part) =>
+      typeof part === 'number' ? `${before}[${part}]` : `${before === '' ? '' : `${before}.`}${String(part)}`,
+    '',
+  );
   const name = issue.code === 'unrecognized_keys' && path !== '' ? `${path}.` : path;
-  const [message, hint] = issue.message.replaceAll(NAME, () => name).split('\n');
+  const [message, hint] = issue.message
+    .replaceAll(NAME, () => name)
+    .replaceAll(OWN_NAME, () => String(issue.path.at(-1) ?? ''))
+    .split('\n');
   return new VduseError('INVALID_ARGUMENT', message, hint === undefined ? {} : { hint });
 }
 

@@ -1,6 +1,7 @@
 /** The daemon's QMP commands, by QEMU's names and with QEMU's answers. */
 import { QmpCommandTable } from '../../qmp/command-table.js';
 import type { StorageDaemon } from '../storage-daemon.js';
+import { addBackupCommands } from './backup-commands.js';
 import { addBlockCommands } from './block-commands.js';
 import { addChardevCommands } from './chardev-commands.js';
 import { addExportCommands } from './export-commands.js';
@@ -20,6 +21,7 @@ export function createCommands(daemon: StorageDaemon): QmpCommandTable {
   addNbdCommands(commands, daemon);
   addObjectCommands(commands, daemon);
   addJobCommands(commands, daemon);
+  addBackupCommands(commands, daemon);
   addQomCommands(commands, daemon);
   addStatisticsCommands(commands, daemon);
   return commands;

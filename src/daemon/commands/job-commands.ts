@@ -1,13 +1,12 @@
 /** Commands about jobs (QEMU: qapi/job.json and the block jobs of qapi/block-core.json). */
 import { z } from 'zod';
-import { VduseError } from '../../base/errors.js';
 import type { QmpCommandTable } from '../../qmp/command-table.js';
 import { QmpError } from '../../qmp/errors.js';
 import type { JsonObject } from '../../qmp/json-value.js';
 import { choice, compact, jsonScalars as s, struct, variants } from '../../qmp/qapi.js';
 import type { Job } from '../jobs/job.js';
 import type { StorageDaemon } from '../storage-daemon.js';
-import { addJobEvents, blockJobInfoSchema, jobInfoSchema } from './job-schema.js';
+import { addJobEvents, blockJobInfoSchema, jobInfoSchema, onError } from './job-schema.js';
 
 export function addJobCommands(commands: QmpCommandTable, daemon: StorageDaemon): void {
   addJobEvents(commands);
@@ -18,13 +17,6 @@ export function addJobCommands(commands: QmpCommandTable, daemon: StorageDaemon)
     await daemon.startCreate(command['job-id'], { filename, size, ...compact({ preallocation }) });
   });
   commands.addAction('blockdev-mirror', mirrorArguments, async (options) => {
-    for (const name of ['on-source-error', 'on-target-error'] as const) {
-      if ((options[name] ?? 'report') !== 'report') {
-        throw new VduseError('NOT_SUPPORTED', `${name}=${options[name]} is not supported`, {
-          hint: 'A job whose nodes fail ends, and the disk stays where it was; start it again then.',
-        });
-      }
-    }
     await daemon.startMirror({
       // QEMU names a job by its device, and a node of ours has none.
       jobId: options['job-id'] ?? '',
@@ -35,6 +27,8 @@ export function addJobCommands(commands: QmpCommandTable, daemon: StorageDaemon)
         speed: options.speed,
         granularity: options.granularity,
         copyMode: options['copy-mode'],
+        onSourceError: options['on-source-error'],
+        onTargetError: options['on-target-error'],
         autoFinalize: options['auto-finalize'],
         autoDismiss: options['auto-dismiss'],
       }),
@@ -56,8 +50,6 @@ const createArguments = struct({
   ]),
 });
 
-const onError = choice('report', 'ignore', 'enospc', 'stop', 'auto');
-
 const mirrorArguments = struct({
   'job-id': s.str.optional(),
   device: s.str,
@@ -77,7 +69,7 @@ const mirrorArguments = struct({
 
 function addGeneralJobCommands(commands: QmpCommandTable, { jobs }: StorageDaemon): void {
   const id = struct({ id: s.str });
-  commands.addQuery('query-jobs', struct({}), () => jobs.jobs.map(jobInfo), z.array(jobInfoSchema));
+  commands.addQuery('query-jobs', struct({}), () => jobs.newestFirst.map(jobInfo), z.array(jobInfoSchema));
   commands.addAction('job-pause', id, (options) => jobs.find(options.id).pause());
   commands.addAction('job-resume', id, (options) => jobs.find(options.id).resume());
   commands.addAction('job-cancel', id, (options) => jobs.find(options.id).cancel({ force: true }));
@@ -100,7 +92,7 @@ function addBlockJobCommands(commands: QmpCommandTable, { jobs }: StorageDaemon)
   commands.addQuery(
     'query-block-jobs',
     struct({}),
-    () => jobs.jobs.filter(isBlockJob).map(blockJobInfo),
+    () => jobs.newestFirst.filter(isBlockJob).map(blockJobInfo),
     z.array(blockJobInfoSchema),
   );
   commands.addAction('block-job-pause', device, (options) => find(options.device).pause());
@@ -142,7 +134,7 @@ function blockJobInfo(job: Job): JsonObject {
     busy: status === 'running' || status === 'ready',
     paused: job.isPaused,
     speed,
-    'io-status': 'ok',
+    'io-status': job.ioStatus,
     ready: job.isReady,
     status,
     'auto-finalize': job.autoFinalize,

@@ -53,11 +53,16 @@ export const blockJobInfoSchema = struct({
   error: s.str.optional(),
 });
 
+/** What a job is told to do about errors of its nodes. */
+export const onError = choice('report', 'ignore', 'enospc', 'stop', 'auto');
+
 export function addJobEvents(commands: QmpCommandTable): void {
   const blockJob = { type: jobType, device: s.str, len: s.int, offset: s.int, speed: s.int };
   commands.addEvent('JOB_STATUS_CHANGE', struct({ id: s.str, status: jobStatus }));
   commands.addEvent('BLOCK_JOB_COMPLETED', struct({ ...blockJob, error: s.str.optional() }));
   commands.addEvent('BLOCK_JOB_CANCELLED', struct(blockJob));
   commands.addEvent('BLOCK_JOB_READY', struct(blockJob));
+  const error = { operation: choice('read', 'write'), action: choice('ignore', 'report', 'stop') };
+  commands.addEvent('BLOCK_JOB_ERROR', struct({ device: s.str, ...error }));
   commands.addEvent('BLOCK_JOB_PENDING', struct({ type: jobType, id: s.str }));
 }

@@ -21,6 +21,10 @@ export interface NodeUser {
   drained?(change: () => Promise<void>): Promise<void>;
   /** The node above, where the user is one. */
   readonly parent?: GraphNode;
+  /** Draining the user means draining the users of this node too: what it does is part of their requests. */
+  readonly alsoDrains?: GraphNode;
+  /** The requests of others end by what this user does: it is drained after them. */
+  readonly drainsLast?: boolean;
 }
 
 /** One use of a node, and the node as its user sees it. `close` ends the use. */
@@ -55,6 +59,13 @@ export class NodeLink extends NodeProxy {
   }
 }
 
+/** A job as the nodes that it works on know it. */
+export interface NodeJob {
+  readonly kind: string;
+  /** It copies the node, which any number of such jobs may do. */
+  readonly isBackupOfIt?: boolean;
+}
+
 export interface GraphNodeOptions {
   readonly options: BlockNodeOptions;
   /** Opened for one parent, with which it goes. */
@@ -67,8 +78,10 @@ export class GraphNode extends NodeProxy {
   readonly links = new Set<NodeLink>();
   readonly isInline: boolean;
   options: BlockNodeOptions;
-  /** Put around the engine by a job that has to see what users write. */
-  #interposed: ((engine: EngineSpec) => EngineSpec) | undefined;
+  /** The jobs that work on it, each with what stands for it. */
+  readonly jobs = new Map<object, NodeJob>();
+  /** Put around the engine by jobs that have to see what users write. */
+  readonly #wraps = new Map<object, (engine: EngineSpec) => EngineSpec>();
   #opened: BlockNode | undefined;
   readonly #onClosed: (node: GraphNode) => void;
   #closed = false;
@@ -94,8 +107,11 @@ export class GraphNode extends NodeProxy {
   }
 
   override get engine(): EngineSpec {
-    const { engine } = this.opened;
-    return this.#interposed?.(engine) ?? engine;
+    let { engine } = this.opened;
+    for (const wrap of this.#wraps.values()) {
+      engine = wrap(engine);
+    }
+    return engine;
   }
 
   /** Whether nobody but this node may resize its child. */
@@ -112,12 +128,32 @@ export class GraphNode extends NodeProxy {
   }
 
   get isInterposed(): boolean {
-    return this.#interposed !== undefined;
+    return this.#wraps.size > 0;
   }
 
-  /** The users have been drained. */
-  interpose(wrap: ((engine: EngineSpec) => EngineSpec) | undefined): void {
-    this.#interposed = wrap;
+  /** Puts something around the engine for a job, or takes it away. The users have been drained. */
+  interpose(job: object, wrap: ((engine: EngineSpec) => EngineSpec) | undefined): void {
+    if (wrap === undefined) {
+      this.#wraps.delete(job);
+    } else {
+      this.#wraps.set(job, wrap);
+    }
+  }
+
+  isInterposedBy(job: object): boolean {
+    return this.#wraps.has(job);
+  }
+
+  /** Throws BUSY where jobs work on the node. */
+  checkNoJob(options: { readonly butBackups?: boolean } = {}): void {
+    for (const { kind, isBackupOfIt } of this.jobs.values()) {
+      if (options.butBackups !== true || isBackupOfIt !== true) {
+        throw new VduseError(
+          'BUSY',
+          `Node '${this.nodeName}' is busy: block device is in use by block job: ${kind}`,
+        );
+      }
+    }
   }
 
   /** Sets what the block driver opened, for the first time or again, or once more what it was before. */
@@ -203,25 +239,42 @@ export class GraphNode extends NodeProxy {
   }
 }
 
-/** Runs a change while no user of the nodes, nor one above, has anything in flight. Each user is asked once. */
+/**
+ * Runs a change while no user of the nodes, nor one above, has anything in flight. Each user is asked once, first those
+ * whose requests end by what others do.
+ */
 export function drainedTogether(nodes: readonly GraphNode[], change: () => Promise<void>): Promise<void> {
   const users = new Set<NodeUser>();
+  const seen = new Set<GraphNode>();
   const collect = (node: GraphNode): void => {
+    if (seen.has(node)) {
+      return;
+    }
+    seen.add(node);
     for (const { user } of node.links) {
       if (user.parent !== undefined) {
         collect(user.parent);
-      } else if (user.drained !== undefined) {
+      }
+      if (user.alsoDrains !== undefined) {
+        collect(user.alsoDrains);
+      }
+      if (user.drained !== undefined) {
         users.add(user);
       }
     }
   };
   nodes.forEach(collect);
   let run = change;
-  for (const user of users) {
+  // The first is the innermost.
+  for (const user of [...users].sort((a, b) => drainOrder(a) - drainOrder(b))) {
     const inner = run;
     run = () => user.drained!(inner);
   }
   return run();
+}
+
+function drainOrder({ drainsLast = false }: NodeUser): number {
+  return drainsLast ? 0 : 1;
 }
 
 function checkPair(link: NodeLink, other: NodeLink): void {

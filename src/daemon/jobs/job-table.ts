@@ -15,6 +15,11 @@ export class JobTable {
     return [...this.#jobs.values()];
   }
 
+  /** As QEMU lists them. */
+  get newestFirst(): Job[] {
+    return this.jobs.reverse();
+  }
+
   /** Throws INVALID_ARGUMENT or ALREADY_EXISTS. */
   checkId(id: string): void {
     if (!isIdentifier(id)) {
@@ -26,6 +31,13 @@ export class JobTable {
   }
 
   start(options: JobOptions, work: JobWork): Job {
+    const job = this.add(options, work);
+    job.start();
+    return job;
+  }
+
+  /** A job that is to be started. */
+  add(options: JobOptions, work: JobWork): Job {
     this.checkId(options.id);
     const job = new Job(options, work, {
       ...this.#listener,
@@ -37,7 +49,7 @@ export class JobTable {
       },
     });
     this.#jobs.set(job.id, job);
-    job.start();
+    job.announce();
     return job;
   }
 

@@ -4,6 +4,10 @@
  * `running` and `ready` at rest, `aborting` is the way from a failure to `concluded`.
  */
 import { errorMessage, VduseError } from '../../base/errors.js';
+import type { CopyError } from '../../block/copier.js';
+import { Errno } from '../../native/errno.js';
+import { decide, type ErrorAction, type ErrorPolicy } from './error-policy.js';
+import type { JobGroup } from './job-group.js';
 
 export type JobStatus =
   | 'created'
@@ -17,9 +21,12 @@ export type JobStatus =
   | 'concluded'
   | 'null';
 
-export type JobType = 'mirror' | 'create';
+export type JobType = 'mirror' | 'backup' | 'create';
 
-export interface JobOptions {
+/** What a block job's last error was, until it is resumed. */
+export type IoStatus = 'ok' | 'failed' | 'nospace';
+
+export interface JobOptions extends ErrorPolicy {
   readonly id: string;
   readonly type: JobType;
   /** False: a job that is done waits for `finalize` before it takes effect. */
@@ -28,6 +35,8 @@ export interface JobOptions {
   readonly autoDismiss?: boolean;
   /** Bytes a second; 0, the default: no limit. */
   readonly speed?: number;
+  /** The job takes effect with these, or not at all. */
+  readonly group?: JobGroup;
 }
 
 /** What a job does. The job around it has the states. */
@@ -52,6 +61,8 @@ export interface JobListener {
   onReady(job: Job): void;
   /** Done, and waits for `finalize`. */
   onPending(job: Job): void;
+  /** One of its nodes failed. */
+  onError(job: Job, error: { readonly operation: 'read' | 'write'; readonly action: ErrorAction }): void;
   /** At its end, with `error` where it failed. */
   onEnd(job: Job): void;
 }
@@ -76,14 +87,18 @@ export class Job {
   current = 0;
   total = 0;
   speed: number;
+  ioStatus: IoStatus = 'ok';
   /** Settles at the end. */
   readonly ended: Promise<void>;
+  readonly #policy: ErrorPolicy;
+  readonly #group: JobGroup | undefined;
   readonly #work: JobWork;
   readonly #listener: JobListener;
   #status: JobStatus = 'created';
   #error: string | undefined;
   #isReady = false;
   #isPaused = false;
+  #errorToldAtMs = Number.NEGATIVE_INFINITY;
   /** How the job was asked to end. */
   #end: 'complete' | 'stop' | 'cancel' | undefined;
   #wake: () => void = () => undefined;
@@ -97,6 +112,9 @@ export class Job {
     this.autoFinalize = options.autoFinalize ?? true;
     this.autoDismiss = options.autoDismiss ?? true;
     this.speed = options.speed ?? 0;
+    this.#policy = options;
+    this.#group = options.group;
+    this.#group?.add(this);
     this.#work = work;
     this.#listener = listener;
     this.ended = new Promise((report) => {
@@ -138,8 +156,17 @@ export class Job {
     return this.#end !== undefined;
   }
 
-  start(): void {
+  /** Whether this is the job of that work. */
+  does(work: JobWork): boolean {
+    return work === this.#work;
+  }
+
+  /** Tells of itself: it is in the list. */
+  announce(): void {
     this.#setStatus('created');
+  }
+
+  start(): void {
     this.#setStatus('running');
     void this.#run();
   }
@@ -170,14 +197,40 @@ export class Job {
     }
   }
 
+  /** For the work: less waiting, something has happened. */
+  nudge(): void {
+    this.#wake();
+  }
+
+  /**
+   * For the work: one of its nodes failed. Returns when it may try again, or when the job is to end. Throws the error
+   * where the job is to fail.
+   */
+  async onError(error: CopyError): Promise<void> {
+    const action = decide(this.#policy, error);
+    if (action === 'report' || this.#isErrorNews()) {
+      this.#listener.onError(this, { operation: error.operation, action });
+    }
+    if (action === 'report') {
+      throw error;
+    }
+    if (action === 'stop' && !this.wantsEnd) {
+      this.ioStatus = error.errno === Errno.ENOSPC ? 'nospace' : 'failed';
+      if (!this.#isPaused) {
+        this.#setPaused();
+      }
+      await this.whilePaused();
+    } else {
+      await this.rest(restMs);
+    }
+  }
+
   pause(): void {
     this.check('pause');
     if (this.#isPaused) {
       throw new VduseError('BUSY', 'Job is already paused');
     }
-    this.#isPaused = true;
-    this.#work.setPaused?.(true);
-    this.#setStatus(this.#isReady ? 'standby' : 'paused');
+    this.#setPaused();
   }
 
   resume(): void {
@@ -186,6 +239,7 @@ export class Job {
       throw new VduseError('BUSY', "Can't resume a job that was not paused");
     }
     this.#isPaused = false;
+    this.ioStatus = 'ok';
     this.#work.setPaused?.(false);
     this.#setStatus(this.#isReady ? 'ready' : 'running');
     this.#wake();
@@ -214,7 +268,24 @@ export class Job {
 
   finalize(): void {
     this.check('finalize');
+    if (this.#group === undefined) {
+      this.#finalize();
+    } else {
+      this.#group.finalize();
+    }
+  }
+
+  /** For the group: the job takes effect. */
+  setFinalized(): void {
     this.#finalize();
+  }
+
+  /** For the group: another one of it has failed. */
+  cancelWithGroup(): void {
+    if (allowed['cancel'].includes(this.#status)) {
+      this.#askFor('cancel');
+      this.#finalize();
+    }
   }
 
   /** Throws BUSY where the state does not allow it. */
@@ -230,6 +301,20 @@ export class Job {
   /** The job leaves the list. */
   dismissed(): void {
     this.#setStatus('null');
+  }
+
+  /** Several requests may meet the same error: it is told once until the job is resumed, or tries again. */
+  #isErrorNews(): boolean {
+    const now = performance.now();
+    const isNews = this.ioStatus === 'ok' && now - this.#errorToldAtMs >= restMs;
+    this.#errorToldAtMs = isNews ? now : this.#errorToldAtMs;
+    return isNews;
+  }
+
+  #setPaused(): void {
+    this.#isPaused = true;
+    this.#work.setPaused?.(true);
+    this.#setStatus(this.#isReady ? 'standby' : 'paused');
   }
 
   #askFor(end: 'complete' | 'stop' | 'cancel'): void {
@@ -249,9 +334,15 @@ export class Job {
       await this.#work.run(this);
       this.#throwIfCancelled();
       this.#setStatus('waiting');
+      if (this.#group !== undefined) {
+        await Promise.race([this.#group.arrived(), this.#finalized]);
+        this.#throwIfCancelled();
+      }
       this.#setStatus('pending');
       if (!this.autoFinalize) {
         this.#listener.onPending(this);
+      }
+      if (!this.autoFinalize || this.#group?.needsFinalize === true) {
         await this.#finalized;
         this.#throwIfCancelled();
       }
@@ -259,6 +350,7 @@ export class Job {
     } catch (error) {
       this.#error = errorMessage(error);
       this.#setStatus('aborting');
+      this.#group?.failed();
     }
     try {
       await this.#work.release();

@@ -4,7 +4,7 @@
  * for a moment, the last parts are copied, and they go on from the target without noticing.
  */
 import { VduseError } from '../../base/errors.js';
-import { Copier } from '../../block/copier.js';
+import { Copier, CopyError } from '../../block/copier.js';
 import { DirtyBitmap } from '../../block/dirty-bitmap.js';
 import type { GraphNode, NodeLink, NodeUser } from '../graph/graph-node.js';
 import { allPermissions, Permission } from '../graph/permissions.js';
@@ -56,6 +56,8 @@ export class MirrorWork implements JobWork {
     try {
       await options.source.drained(async () => work.#interpose());
     } catch (error) {
+      // Not by an operation of its own: this is one.
+      options.source.interpose(work, undefined);
       await work.release();
       throw error;
     }
@@ -69,23 +71,22 @@ export class MirrorWork implements JobWork {
     const alignment = Math.max(source.limits.requestAlignment, target.limits.requestAlignment);
     const wanted = Math.min(granularityMax, options.granularity ?? granularityDefault);
     this.#bitmap = new DirtyBitmap({ size: source.size, granularity: Math.max(alignment, wanted) });
-    const user = (uses: number, shares: number, drain: NodeUser['drained']): NodeUser => ({
+    const user = (uses: number, shares: number, drain: NonNullable<NodeUser['drained']>): NodeUser => ({
       description: `mirror job '${jobId}'`,
       role: rootRole,
       permissions: () => ({ uses, shares }),
       resized: () => undefined,
-      ...(drain === undefined ? {} : { drained: drain }),
+      drained: (change) => (this.#isSwitching ? change() : drain(change)),
     });
-    this.#targetLink = target.attach(
-      user(Permission.WRITE, 0, (change) =>
-        // Queue threads write there too, where they write to both.
-        this.#isSwitching ? change() : source.drained(() => this.#copier.drainTarget(change)),
-      ),
-    );
+    this.#targetLink = target.attach({
+      ...user(Permission.WRITE, 0, (change) => this.#copier.drainTarget(change)),
+      // Queue threads write there too, where they write to both.
+      alsoDrains: source,
+    });
     try {
       this.#sourceLink = source.attach(
         user(Permission.CONSISTENT_READ, allPermissions & ~Permission.RESIZE, (change) =>
-          this.#isSwitching ? change() : this.#copier.drainSource(change),
+          this.#copier.drainSource(change),
         ),
       );
     } catch (error) {
@@ -100,6 +101,8 @@ export class MirrorWork implements JobWork {
       ownsTarget: options.copyMode !== 'write-blocking' && options.sync !== 'none',
       onCopied: (bytes) => this.#onCopied(bytes),
     });
+    source.jobs.set(this, { kind: 'mirror' });
+    target.jobs.set(this, { kind: 'mirror' });
   }
 
   async run(job: Job): Promise<void> {
@@ -108,7 +111,17 @@ export class MirrorWork implements JobWork {
     job.total = this.#bitmap.count() * this.#bitmap.granularity;
     while (!job.isCancelled && !this.#isTimeToEnd()) {
       await job.whilePaused();
-      await this.#round(job);
+      if (job.isCancelled) {
+        return;
+      }
+      try {
+        await this.#round(job);
+      } catch (error) {
+        if (!(error instanceof CopyError)) {
+          throw error;
+        }
+        await job.onError(error);
+      }
       await job.rest(lookMs);
     }
   }
@@ -169,7 +182,7 @@ export class MirrorWork implements JobWork {
       } while (this.#bitmap.count() > 0);
       await this.#copier.flush();
       this.#count();
-      source.interpose(undefined);
+      source.interpose(this, undefined);
       if (this.#job?.isStopped === true) {
         return;
       }
@@ -183,11 +196,13 @@ export class MirrorWork implements JobWork {
   }
 
   async release(): Promise<void> {
-    const { source } = this.#options;
+    const { source, target } = this.#options;
     this.#copier.stop();
-    if (source.isInterposed) {
-      await this.#switch(async () => source.interpose(undefined));
+    if (source.isInterposedBy(this)) {
+      await this.#switch(async () => source.interpose(this, undefined));
     }
+    source.jobs.delete(this);
+    target.jobs.delete(this);
     await this.#copier.close();
     await this.#targetLink.close();
     await this.#sourceLink.close();
@@ -210,7 +225,7 @@ export class MirrorWork implements JobWork {
     if (sync !== 'none') {
       this.#bitmap.mark(0, size);
     }
-    source.interpose((child) => ({
+    source.interpose(this, (child) => ({
       kind: 'mirror',
       child,
       bitmap: { size, granularity, buffer },
@@ -241,9 +256,8 @@ function checkPair({ source, target, granularity }: MirrorOptions): void {
   if (source === target) {
     throw invalid("Can't mirror node into itself");
   }
-  if (source.isInterposed) {
-    throw new VduseError('BUSY', `Node '${source.nodeName}' is busy: block device is in use by block job`);
-  }
+  source.checkNoJob();
+  target.checkNoJob();
   if (granularity !== undefined && (granularity < 512 || granularity > 64 << 20)) {
     throw invalid("Parameter 'granularity' expects a value in range [512B, 64MB]");
   }
