@@ -6,10 +6,11 @@
 import { existsSync } from 'node:fs';
 import { constants, open } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { SystemCallError, VduseError } from '../base/errors.js';
+import { VduseError } from '../base/errors.js';
+import { type DescriptorHolders, descriptorHolders } from './descriptor-holders.js';
 import { Errno } from './errno.js';
 import { systemCallError } from './ffi.js';
-import { listDirectory, readLink, readNumber, readText } from './kernel-files.js';
+import { listDirectory, readLink, readNumber } from './kernel-files.js';
 
 const VDUSE_CLASS = 'sys/class/vduse';
 const VDPA_DEVICES = 'sys/bus/vdpa/devices';
@@ -74,31 +75,10 @@ function describeDevice(name: string, root: string): VdpaBusDevice {
   };
 }
 
-export interface DeviceHolders {
-  readonly processes: readonly { readonly pid: number; readonly command: string }[];
-  /** Processes that could not be looked into: without privileges, those of other users. */
-  readonly unreadable: number;
-}
-
 /** The processes that have /dev/vduse/NAME open; at most one, and those that inherited its descriptor. */
-export function vduseDeviceHolders(name: string, root = '/'): DeviceHolders {
-  const processes: { pid: number; command: string }[] = [];
-  let unreadable = 0;
-  for (const pid of listDirectory(root, 'proc').filter((entry) => /^\d+$/.test(entry))) {
-    try {
-      const descriptors = listDirectory(root, `proc/${pid}/fd`);
-      // A container's /dev may be mounted elsewhere; its links end alike.
-      if (descriptors.some((fd) => readLink(root, `proc/${pid}/fd/${fd}`)?.endsWith(`/vduse/${name}`))) {
-        processes.push({ pid: Number(pid), command: readText(root, `proc/${pid}/comm`) ?? '' });
-      }
-    } catch (error) {
-      if (!(error instanceof SystemCallError)) {
-        throw error;
-      }
-      unreadable += 1;
-    }
-  }
-  return { processes, unreadable };
+export function vduseDeviceHolders(name: string, root = '/'): DescriptorHolders {
+  // A container's /dev may be mounted elsewhere; its links end alike.
+  return descriptorHolders((link) => link.endsWith(`/vduse/${name}`), root);
 }
 
 /**

@@ -36,16 +36,30 @@ describe('QMP commands as people write them', () => {
         members: [
           { name: 'mode', type: '2' },
           { name: 'on', type: 'bool' },
+          { name: 'cache', type: '4' },
+          { name: 'file', type: '5' },
         ],
         variants: [{ case: 'a', type: '3' }],
       },
       { name: '2', 'meta-type': 'enum', values: ['safe', 'hard'] },
       { name: '3', 'meta-type': 'object', members: [{ name: 'more', type: 'str' }] },
+      { name: '4', 'meta-type': 'object', members: [{ name: 'direct', type: 'bool' }] },
+      { name: '5', 'meta-type': 'alternate', members: [{ type: 'str' }, { type: '1' }] },
     ]);
-    assert.deepEqual(words.complete('q'), [['query-a'], 'q']);
+    assert.deepEqual(words.complete(''), [['add', 'query-a'], '']);
+    assert.deepEqual(words.complete('  q'), [['query-a '], 'q']);
     assert.deepEqual(words.complete('add m'), [['mode=', 'more='], 'm']);
     assert.deepEqual(words.complete('add mode='), [['mode=safe', 'mode=hard'], 'mode=']);
-    assert.deepEqual(words.complete('add mode=safe on=t'), [['on=true'], 'on=t']);
+    assert.deepEqual(words.complete('add mode=safe on=t'), [['on=true '], 'on=t']);
+    assert.deepEqual(words.complete('add c'), [['cache.'], 'c']);
+    assert.deepEqual(words.complete('add cache.'), [['cache.direct='], 'cache.']);
+    assert.deepEqual(words.complete('add cache.direct=f'), [['cache.direct=false '], 'cache.direct=f']);
+    assert.deepEqual(words.complete('add f'), [['file=', 'file.'], 'f']);
+    assert.deepEqual(words.complete('add file.file.m'), [
+      ['file.file.mode=', 'file.file.more='],
+      'file.file.m',
+    ]);
+    assert.deepEqual(words.complete('add none.x'), [[], 'none.x']);
     assert.deepEqual(words.complete('nothing x'), [[], 'x']);
     assert.deepEqual(new CommandWords({}).complete('a'), [[], 'a']);
   });

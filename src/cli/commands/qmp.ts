@@ -1,28 +1,25 @@
 /** vduse qmp: a shell for the control protocol of a storage daemon or an export, and single commands. */
-import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { homedir } from 'node:os';
-import { dirname, join } from 'node:path';
-import { createInterface } from 'node:readline';
 import type { Command } from 'commander';
-import { errorMessage, VduseError } from '../../base/errors.js';
-import { formatJson, type JsonValue } from '../../qmp/json-value.js';
+import { VduseError } from '../../base/errors.js';
+import { formatJson } from '../../qmp/json-value.js';
 import { type CommandContext, createCommand } from '../support/command.js';
 import { connectToMonitor } from '../support/connect.js';
-import { UsageError } from '../support/errors.js';
-import type { QmpClient } from '../support/qmp-client.js';
-import { CommandWords, parseCommand, splitWords, type WrittenCommand } from '../support/qmp-words.js';
+import { ExitStatus, UsageError } from '../support/errors.js';
+import { QmpHistory } from '../support/qmp-history.js';
+import { QmpShell } from '../support/qmp-shell.js';
+import { CommandWords, parseCommand, type WrittenCommand } from '../support/qmp-words.js';
 
 const examples = `
 SOCKET is the path of a monitor's socket, or the name of a device that vduse exports. Without a command it is a shell,
 with completion by the tabulator key; events are shown as they come. A command's arguments are KEY=VALUE or JSON.
+Commands may also come from a pipe, a line each: the exit status is 1 when one of them was refused.
 
 Examples:
   vduse qmp /run/vduse/qmp.sock
   vduse qmp /run/vduse/qmp.sock query-block-exports
   vduse qmp /run/vduse/qmp.sock block_resize node-name=disk0 size=21474836480
+  vduse qmp /run/vduse/qmp.sock < commands
   vduse qmp /run/vduse/qmp.sock blockdev-add '{"driver": "null-co", "node-name": "n"}'`;
-
-const HISTORY_LINES_MAX = 1000;
 
 export function qmpCommand(context: CommandContext): Command {
   return createCommand('qmp', 'speak QMP with a storage daemon: a shell, or one command')
@@ -37,7 +34,8 @@ export function qmpCommand(context: CommandContext): Command {
       const command = parse(words);
       const client = await connectToMonitor(socket);
       try {
-        print(context, await client.execute(command.name, command.arguments));
+        const answer = await client.execute(command.name, command.arguments);
+        context.print(`${formatJson(answer, { pretty: true })}\n`);
       } finally {
         client.close();
       }
@@ -52,79 +50,30 @@ function parse(words: readonly string[]): WrittenCommand {
   }
 }
 
-function print(context: CommandContext, value: JsonValue): void {
-  context.print(`${formatJson(value, { pretty: true })}\n`);
-}
-
 async function runShell(context: CommandContext, socket: string): Promise<void> {
+  let shell: QmpShell | undefined;
+  let hasEnded = false;
   const client = await connectToMonitor(socket, {
-    onEvent: (event) => print(context, event),
-    onEnd: () => shell.close(),
+    onEvent: (event) => shell?.show(event),
+    onEnd: () => {
+      hasEnded = true;
+      shell?.end();
+    },
   });
-  const words = new CommandWords(await client.execute('query-qmp-schema').catch(() => []));
-  const history = historyPath();
-  const shell = createInterface({
-    input: process.stdin,
-    output: process.stdout,
-    terminal: process.stdin.isTTY === true,
-    prompt: process.stdin.isTTY === true ? '(qmp) ' : '',
-    completer: (line: string) => words.complete(line),
-    history: readHistory(history),
-    historySize: HISTORY_LINES_MAX,
-    removeHistoryDuplicates: true,
-  });
-  const told: string[] = [];
-  shell.prompt();
-  for await (const line of shell) {
-    if (line.trim() === 'exit') {
-      break;
+  try {
+    const words = new CommandWords(await client.execute('query-qmp-schema').catch(() => []));
+    const { stdin: input, stdout: output } = process;
+    const isTerminal = input.isTTY === true;
+    const history = isTerminal ? new QmpHistory() : undefined;
+    shell = new QmpShell({ client, words, input, output, isTerminal, history, terminal: context.terminal });
+    await shell.run();
+    if (shell.hasFailed && !isTerminal) {
+      context.exitStatus = ExitStatus.FAILURE;
     }
-    if (line.trim() !== '') {
-      told.push(line);
-      await runLine(context, client, line);
-    }
-    shell.prompt();
+  } finally {
+    client.close();
   }
-  shell.close();
-  client.close();
-  writeHistory(history, told);
-}
-
-async function runLine(context: CommandContext, client: QmpClient, line: string): Promise<void> {
-  try {
-    const command = parseCommand(splitWords(line));
-    print(context, await client.execute(command.name, command.arguments));
-  } catch (error) {
-    context.terminal.say(`${context.terminal.style('red', 'error:')} ${errorMessage(error)}`);
-  }
-}
-
-function historyPath(): string {
-  const state = process.env['XDG_STATE_HOME'] ?? '';
-  return join(state === '' ? join(homedir(), '.local/state') : state, 'vduse/qmp-history');
-}
-
-/** The newest line first, as readline wants it. */
-function readHistory(path: string): string[] {
-  try {
-    return readFileSync(path, 'utf8').split('\n').filter(Boolean).reverse();
-  } catch {
-    return [];
-  }
-}
-
-/** What may be a secret is not kept. */
-function writeHistory(path: string, lines: readonly string[]): void {
-  const kept = lines.filter((line) => !/secret|password|data/.test(line));
-  if (kept.length === 0) {
-    return;
-  }
-  const all = [...readHistory(path).reverse(), ...kept].slice(-HISTORY_LINES_MAX);
-  try {
-    mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
-    writeFileSync(path, `${all.join('\n')}\n`, { mode: 0o600 });
-    chmodSync(path, 0o600);
-  } catch {
-    // A home that can't be written to takes nothing from the commands.
+  if (hasEnded && !shell.hasQuit) {
+    throw new VduseError('ABORTED', `${socket}: the monitor has ended the connection`);
   }
 }

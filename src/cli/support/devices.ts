@@ -1,9 +1,11 @@
-/** The VDUSE devices of this machine, put together from sysfs, procfs and the control sockets of exports. */
-import { readFileSync } from 'node:fs';
+/** The disks that this machine serves, put together from sysfs, procfs and the control sockets of exports. */
+import { type Dirent, readdirSync, readFileSync } from 'node:fs';
 import { basename } from 'node:path';
+import { socketOwner } from '../../native/descriptor-holders.js';
 import { vdpaBusDevice, vduseDeviceHolders, vduseDevices } from '../../native/vdpa-bus.js';
 import { isJsonObject } from '../../qmp/json-value.js';
-import { controlSocketPath } from './control-socket.js';
+import { controlSocketPath, runDirectory } from './control-socket.js';
+import { queryExports } from './daemon-view.js';
 import { QmpClient } from './qmp-client.js';
 import { sectorBytes } from './size.js';
 
@@ -12,6 +14,8 @@ export type DeviceState = 'served' | 'left-behind' | 'unknown';
 
 export interface DeviceSummary {
   readonly name: string;
+  /** The type of its export. All VDUSE devices are told of, those of other exports only where vduse exports them. */
+  readonly type: string;
   readonly state: DeviceState;
   /** Who serves it. */
   readonly pid: number | undefined;
@@ -19,7 +23,7 @@ export interface DeviceSummary {
   /** Whether it is on the vDPA bus, and under which driver. */
   readonly attached: boolean;
   readonly driver: string | undefined;
-  /** `/dev/vdX`, or `/dev/vhost-vdpa-N`. */
+  /** `/dev/vdX`, `/dev/vhost-vdpa-N`, or a vhost-user socket. */
   readonly path: string | undefined;
   /** Bytes, where anybody knows. */
   readonly size: number | undefined;
@@ -34,6 +38,8 @@ export interface ServedNode {
   readonly size: number;
   readonly readOnly: boolean;
 }
+
+const vduseType = 'vduse-blk';
 
 /** A listing does not wait long for an export that is busy with another client. */
 const LISTING_MS_MAX = 2000;
@@ -53,6 +59,7 @@ export async function describeDevice(name: string): Promise<DeviceSummary> {
   const served = await askExport(name);
   return {
     name,
+    type: vduseType,
     state:
       holder !== undefined || served !== undefined ? 'served' : unreadable > 0 ? 'unknown' : 'left-behind',
     pid: holder?.pid,
@@ -66,15 +73,61 @@ export async function describeDevice(name: string): Promise<DeviceSummary> {
   };
 }
 
+/** What `vduse export` serves without VDUSE. */
+export async function listOtherExports(): Promise<DeviceSummary[]> {
+  const names = runDirectoryEntries()
+    .filter((entry) => entry.isSocket() && entry.name.endsWith('.sock'))
+    .map((entry) => entry.name.slice(0, -'.sock'.length))
+    .filter((name) => !deviceExists(name));
+  const lists = await Promise.all(names.map((name) => describeOtherExports(name)));
+  return lists.flat();
+}
+
+/** None where there is no such directory, or not for this user. */
+function runDirectoryEntries(): Dirent[] {
+  try {
+    return readdirSync(runDirectory(), { withFileTypes: true });
+  } catch {
+    return [];
+  }
+}
+
+async function describeOtherExports(name: string): Promise<DeviceSummary[]> {
+  const answer = await ask(name, async (client) => ({
+    exports: await queryExports(client),
+    node: await queryNode(client),
+  }));
+  const owner = answer === undefined ? undefined : socketOwner(controlSocketPath(name));
+  return (answer?.exports ?? [])
+    .filter(({ type }) => type !== vduseType)
+    .map(({ type }) => ({
+      name,
+      type,
+      state: 'served',
+      pid: owner?.pid,
+      command: owner?.command,
+      attached: true,
+      driver: undefined,
+      path: owner?.otherSockets[0],
+      size: answer?.node?.size,
+      image: answer?.node?.image,
+      readOnly: answer?.node?.readOnly,
+    }));
+}
+
 /** Undefined where no export answers. */
-async function askExport(name: string): Promise<ServedNode | undefined> {
+function askExport(name: string): Promise<ServedNode | undefined> {
+  return ask(name, queryNode);
+}
+
+async function ask<T>(name: string, question: (client: QmpClient) => Promise<T>): Promise<T | undefined> {
   try {
     const client = await QmpClient.connect(controlSocketPath(name), { timeoutMs: LISTING_MS_MAX });
     if (client === undefined) {
       return undefined;
     }
     try {
-      return await queryNode(client);
+      return await question(client);
     } finally {
       client.close();
     }

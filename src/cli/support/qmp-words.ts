@@ -100,31 +100,60 @@ export class CommandWords {
 
   /** Words that could stand where `line` ends, and the part of it that they would replace. */
   complete(line: string): [string[], string] {
-    const words = line.split(/\s+/);
+    const words = line.trimStart().split(/\s+/);
     const last = words.at(-1) ?? '';
+    const fits = (candidates: readonly string[]) => candidates.filter((word) => word.startsWith(last));
     if (words.length <= 1) {
-      return [this.commands.filter((name) => name.startsWith(last)), last];
+      return [endedIfOnly(fits(this.commands)), last];
     }
-    const type = this.#types.get(`command ${words[0]}`)?.['arg-type'];
-    const [key, value] = last.split('=');
-    const members = this.#membersOf(String(type));
-    if (value === undefined) {
-      return [members.map(({ name }) => `${name}=`).filter((name) => name.startsWith(last)), last];
+    const type = String(this.#types.get(`command ${words[0]}`)?.['arg-type']);
+    const at = last.indexOf('=');
+    if (at >= 0) {
+      const key = last.slice(0, at);
+      const values = this.#valuesOf(this.#typeAt(type, key.split('.')));
+      return [endedIfOnly(fits(values.map((value) => `${key}=${value}`))), last];
     }
-    const member = members.find(({ name }) => name === key);
-    const values = this.#valuesOf(member?.type ?? '').filter((one) => one.startsWith(value));
-    return [values.map((one) => `${key}=${one}`), last];
+    const above = last.split('.').slice(0, -1);
+    const members = this.#membersOf(this.#typeAt(type, above));
+    const prefix = above.map((name) => `${name}.`).join('');
+    return [
+      fits(members.flatMap((one) => this.#endingsOf(one.type).map((end) => `${prefix}${one.name}${end}`))),
+      last,
+    ];
   }
 
-  /** The members of an object and of all its variants. */
+  /** The type of what a path of members leads to. */
+  #typeAt(type: string, path: readonly string[]): string {
+    return path.reduce(
+      (above, name) => this.#membersOf(above).find((member) => member.name === name)?.type ?? '',
+      type,
+    );
+  }
+
+  /** What follows a member's name: a value, or a dot and a member of it. */
+  #endingsOf(type: string): string[] {
+    switch (this.#types.get(type)?.['meta-type']) {
+      case 'object':
+        return ['.'];
+      case 'alternate':
+        return ['=', '.'];
+      default:
+        return ['='];
+    }
+  }
+
+  /** The members of an object and of all its variants; those of each object that an alternate may be. */
   #membersOf(type: string): { readonly name: string; readonly type: string }[] {
     const info = this.#types.get(type);
-    const own = listOf(info?.['members']).map((member) => ({
-      name: String(member['name']),
-      type: String(member['type']),
-    }));
-    const variants = new Set(listOf(info?.['variants']).map((variant) => String(variant['type'])));
-    const all = [...own, ...[...variants].flatMap((variant) => this.#membersOf(variant))];
+    const written = listOf(info?.['members']);
+    const isAlternate = info?.['meta-type'] === 'alternate';
+    const own = isAlternate
+      ? []
+      : written.map(({ name, type: of }) => ({ name: String(name), type: String(of) }));
+    const others = new Set(
+      [...(isAlternate ? written : []), ...listOf(info?.['variants'])].map((one) => String(one['type'])),
+    );
+    const all = [...own, ...[...others].flatMap((other) => this.#membersOf(other))];
     return [...new Map(all.map((member) => [member.name, member])).values()];
   }
 
@@ -132,6 +161,11 @@ export class CommandWords {
     const values = this.#types.get(type)?.['values'];
     return type === 'bool' ? ['true', 'false'] : Array.isArray(values) ? values.map(String) : [];
   }
+}
+
+/** The only word that fits is complete: another one may follow. */
+function endedIfOnly(words: string[]): string[] {
+  return words.length === 1 ? [`${words[0]} `] : words;
 }
 
 function listOf(value: JsonValue | undefined): JsonObject[] {
