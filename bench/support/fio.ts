@@ -1,7 +1,7 @@
 /** fio's command lines and its answers. */
 import type { Workload } from './block-cells.js';
 import type { FioClient } from './fio-client.js';
-import { runProgram, TimeLimitError } from './processes.js';
+import { runProgram } from './processes.js';
 
 export interface FioRun {
   readonly workload: Pick<Workload, 'rw' | 'bs' | 'depth' | 'queues'>;
@@ -94,12 +94,6 @@ export function parseFio(output: string): FioFigures {
 /** Beyond its running time: fio starts within a second, on a busy machine within several, and a process for each device. */
 const STARTING_MS = 10_000;
 const STARTING_MS_PER_DEVICE = 100;
-
-/** Whether a client was turned away, did not come to its end in time, or found nobody there. */
-export function isLostConnection(error: unknown): error is Error {
-  if (error instanceof TimeLimitError) return true;
-  return error instanceof Error && error.message.includes('blkio_connect() failed');
-}
 
 export async function runFio(client: FioClient, run: FioRun, signal: AbortSignal): Promise<FioFigures> {
   const limitMs = 2 * run.milliseconds + STARTING_MS + STARTING_MS_PER_DEVICE * run.sockets.length;

@@ -58,8 +58,18 @@ export async function startServer(command: readonly string[], sockets: readonly 
   return { pid: child.pid as number, output: () => output, stop };
 }
 
-/** A program that has not come to its end in time. */
-export class TimeLimitError extends Error {}
+/** A program that failed, or that has not come to its end in time. */
+export class ProgramError extends Error {
+  /** In a few words. */
+  readonly reason: string;
+
+  constructor(message: string, reason = message) {
+    super(message);
+    this.reason = reason;
+  }
+}
+
+export class TimeLimitError extends ProgramError {}
 
 function childrenOf(pid: number): number[] {
   try {
@@ -122,7 +132,10 @@ export async function runProgram(
   if (status !== 0) {
     const line = command.join(' ');
     const shown = line.length > SHOWN_CHARACTERS ? `${line.slice(0, SHOWN_CHARACTERS)} ...` : line;
-    throw new Error(`\`${shown}\` ended with status ${status}:\n${errors.slice(-SHOWN_CHARACTERS)}`);
+    throw new ProgramError(
+      `\`${shown}\` ended with status ${status}:\n${errors.slice(-SHOWN_CHARACTERS)}`,
+      errors.trim().split('\n').at(-1) || `status ${status}`,
+    );
   }
   return output;
 }

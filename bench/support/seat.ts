@@ -1,9 +1,8 @@
-/** A server at work for a benchmark, which gets a new process when a client of the old one has hung or was turned away. */
+/** A server at work for a benchmark, which gets a new process when a client of the old one has hung or failed. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { say } from '../../lab/progress.js';
 import type { BlockServer } from './block-servers.js';
-import { isLostConnection } from './fio.js';
-import { type Running, TimeLimitError } from './processes.js';
+import { ProgramError, type Running } from './processes.js';
 
 const ATTEMPTS = 5;
 const PAUSE_MS = 100;
@@ -12,7 +11,7 @@ const PAUSE_MS = 100;
 export class CellFailure extends Error {}
 
 /**
- * Does some work, and does it again where a connection was lost: QEMU 7.2 closes a connection's descriptor twice, and
+ * Does some work, and does it again where a client failed: QEMU 7.2 closes a connection's descriptor twice, and
  * the second time it may be another client's already, which is then turned away or waits for ever (docs/performance.md).
  * Throws CellFailure where it does not end well.
  */
@@ -26,10 +25,10 @@ export async function withAttempts<T>(
       return await work(attempt);
     } catch (error) {
       signal.throwIfAborted();
-      if (!isLostConnection(error)) throw error;
-      const reason = error instanceof TimeLimitError ? error.message : 'turned away';
+      if (!(error instanceof ProgramError)) throw error;
+      const { reason } = error;
       if (attempt === ATTEMPTS) {
-        throw new CellFailure(`${name}'s clients: ${reason}, ${ATTEMPTS} times`, { cause: error });
+        throw new CellFailure(`${name}'s client, ${ATTEMPTS} times: ${reason}`, { cause: error });
       }
       say(`once more on ${name}: ${reason}`, 'bench');
       await sleep(PAUSE_MS, undefined, { signal });

@@ -33,7 +33,7 @@ test('a cell whose clients never end fails with the reason, and leaves a fresh s
   const hanging = seat.work(() => Promise.reject(new TimeLimitError('no end within 1 s')), signal);
   await assert.rejects(hanging, (error: Error) => {
     assert.ok(error instanceof CellFailure);
-    assert.equal(error.message, "peer's clients: no end within 1 s, 5 times");
+    assert.equal(error.message, "peer's client, 5 times: no end within 1 s");
     return true;
   });
   assert.equal(log.at(-1), `start ${seat.pid}`);
