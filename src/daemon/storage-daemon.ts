@@ -5,6 +5,7 @@
  */
 import { VduseError } from '../base/errors.js';
 import { type Logger, silentLogger } from '../base/log.js';
+import type { ImageOptions } from '../block/create.js';
 import type { BlockNode, BlockNodeOptions, BlockServices, ChildOpener } from '../block/node.js';
 import type { JsonObject } from '../qmp/json-value.js';
 import type { SocketAddress } from '../qmp/socket-address.js';
@@ -13,7 +14,7 @@ import { createCommands } from './commands/commands.js';
 import { type ExportRemoveMode, ExportTable } from './export-table.js';
 import type { GraphNode } from './graph/graph-node.js';
 import { type BackupRequest, BlockJobs, type MirrorRequest } from './jobs/block-jobs.js';
-import { type CreateFileOptions, CreateFileWork } from './jobs/create-job.js';
+import { CreateWork } from './jobs/create-job.js';
 import type { Job, JobListener } from './jobs/job.js';
 import { JobTable } from './jobs/job-table.js';
 import { MetricsServer } from './metrics-server.js';
@@ -47,6 +48,7 @@ function blockJobEvent({ id, type, total, current, speed }: Job): JsonObject {
 
 export class StorageDaemon {
   readonly #logger: Logger;
+  readonly #services: BlockServices;
   readonly #queue = new SerialQueue();
   readonly #nodes: NodeTable;
   readonly #exports: ExportTable;
@@ -74,13 +76,13 @@ export class StorageDaemon {
       },
       this.#logger,
     );
-    const services: BlockServices = {
+    this.#services = {
       secret: (id) => this.#objects.secret(id),
       tlsCredentials: (id) => this.#objects.tlsCredentials(id),
       logger: this.#logger,
     };
     this.#nodes = new NodeTable(
-      (node, children) => options.openBlockNode(node, children, services),
+      (node, children) => options.openBlockNode(node, children, this.#services),
       (id) => this.#objects.throttleGroup(id),
     );
     this.#blockJobs = new BlockJobs({
@@ -161,10 +163,10 @@ export class StorageDaemon {
     return this.#jobs;
   }
 
-  /** Makes an image file. The job stays in the list until it is dismissed, as QEMU's does. */
-  startCreate(jobId: string, options: CreateFileOptions): Promise<Job> {
+  /** Makes an image. The job stays in the list until it is dismissed, as QEMU's does. */
+  startCreate(jobId: string, options: ImageOptions): Promise<Job> {
     return this.#operate(async () => {
-      const work = new CreateFileWork(options);
+      const work = new CreateWork(options, this.#services);
       return this.#jobs.start({ id: jobId, type: 'create', autoDismiss: false }, work);
     });
   }

@@ -149,6 +149,19 @@ export function directIoAlignment(fd: number): { memory: number; offset: number 
   return { memory, offset };
 }
 
+const FS_IOC_GETFLAGS = 0x80086601;
+const FS_IOC_SETFLAGS = 0x40086602;
+const FS_NOCOW_FL = 0x0080_0000;
+
+/** Asks that a file that is still empty is not copied on write. Returns 0 or a negative errno. */
+export function avoidCopyOnWrite(fd: number): number {
+  // An int, whatever the number of the request says of its size.
+  const flags = new Uint32Array(2);
+  const result = libcCalls.ioctlPointer(fd, FS_IOC_GETFLAGS, flags);
+  flags[0] |= FS_NOCOW_FL;
+  return result < 0 || libcCalls.ioctlPointer(fd, FS_IOC_SETFLAGS, flags) < 0 ? -errno() : 0;
+}
+
 /** fallocate's mode bits. */
 export const FallocateMode = { KEEP_SIZE: 1, PUNCH_HOLE: 2, ZERO_RANGE: 0x10 } as const;
 

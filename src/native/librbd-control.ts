@@ -108,6 +108,19 @@ export function closePool(pool: number): void {
   loadLibrados().destroyIoContext(pool);
 }
 
+/** Makes an image with objects of 2^order bytes; 0: as the configuration has them. Returns 0 or a negative errno. */
+export function createPoolImage(
+  pool: number,
+  image: { readonly name: string; readonly size: number; readonly order: number },
+): Promise<number> {
+  const order = Int32Array.from([image.order]);
+  return runBlocking(loadLibrbd().create, pool, image.name, image.size, order);
+}
+
+export function removePoolImage(pool: number, name: string): Promise<number> {
+  return runBlocking(loadLibrbd().remove, pool, name);
+}
+
 export interface ImageChoice {
   readonly name: string;
   readonly snapshot: string | undefined;

@@ -52,6 +52,8 @@ export interface Librados {
 }
 
 export interface Librbd {
+  readonly create: BlockingCall<[context: number, name: string, size: number, order: Out]>;
+  readonly remove: BlockingCall<[context: number, name: string]>;
   readonly open: (context: number, name: string, image: Out, snapshot: null, completion: number) => number;
   readonly openReadOnly: (
     context: number,
@@ -159,6 +161,8 @@ function bindLibrbd(): Librbd {
   const transfer = ['uintptr_t', 'uint64_t', 'size_t', 'uintptr_t', 'uintptr_t'];
   const vector = ['uintptr_t', 'uintptr_t', 'int', 'uint64_t', 'uintptr_t'];
   return {
+    create: bind('rbd_create', 'int', ['uintptr_t', 'str', 'uint64_t', 'void *']),
+    remove: bind('rbd_remove', 'int', ['uintptr_t', 'str']),
     open: bind('rbd_aio_open', 'int', open),
     openReadOnly: bind('rbd_aio_open_read_only', 'int', open),
     close: bind('rbd_aio_close', 'int', ['uintptr_t', 'uintptr_t']),

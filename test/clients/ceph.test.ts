@@ -11,9 +11,11 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VduseError } from '../../src/base/errors.js';
+import type { RbdImageOptions } from '../../src/block/drivers/rbd/rbd-create.js';
 import type { BlockNode, RbdNodeOptions } from '../../src/block/node.js';
 import { openBlockNode } from '../../src/block/open.js';
 import { type OpenedSoftwareDisk, openSoftwareDisk } from '../../src/daemon/open-software-disk.js';
+import { StorageDaemon } from '../../src/daemon/storage-daemon.js';
 import { CephCluster, missingCephProgram } from '../support/ceph-cluster.js';
 import { recordingLogger } from '../support/recording-logger.js';
 
@@ -110,6 +112,44 @@ describe('rbd on a cluster with one OSD', { skip, timeout: 300_000 }, () => {
     await disk.serveNbd({ address: { type: 'unix', path } });
     return `nbd+unix:///?socket=${path}`;
   }
+
+  test('blockdev-create makes an image, and says why it does not', async () => {
+    const daemon = new StorageDaemon({ openBlockNode, exportCreators: {}, logger });
+    const location = { driver: 'rbd', pool: cluster.pool, conf: cluster.conf, image: 'created' } as const;
+    let jobs = 0;
+    const create = async (options: Omit<RbdImageOptions, 'driver'>): Promise<string | undefined> => {
+      const job = await daemon.startCreate(`create-${jobs++}`, { driver: 'rbd', ...options });
+      await job.ended;
+      return job.error;
+    };
+    try {
+      assert.equal(await create({ location, size: 8 * mebibyte + 1, clusterSize: mebibyte }), undefined);
+      const info = JSON.parse(await cluster.rbd('info', '--format', 'json', 'created')) as Record<
+        string,
+        unknown
+      >;
+      assert.deepEqual([info['size'], info['order'], info['format']], [8 * mebibyte + 512, 20, 2]);
+      assert.ok((info['features'] as string[]).includes('exclusive-lock'));
+      await daemon.addNode({ ...location, nodeName: 'created' });
+      assert.equal(daemon.nodes[0].limits.optimalIoSize, mebibyte);
+      assert.equal(
+        await create({ location, size: mebibyte }),
+        `cannot create '${cluster.pool}/created': there is an image of this name`,
+      );
+      assert.match(
+        (await create({ location: { ...location, pool: 'none' }, size: mebibyte })) ?? '',
+        /there is no pool 'none'/,
+      );
+      assert.equal(await create({ location: { ...location, image: 'plain' }, size: mebibyte }), undefined);
+      const plain = JSON.parse(await cluster.rbd('info', '--format', 'json', 'plain')) as Record<
+        string,
+        unknown
+      >;
+      assert.equal(plain['order'], 22);
+    } finally {
+      await daemon.close();
+    }
+  });
 
   test('what is written through the device is what rbd exports, and back', async () => {
     const options = await makeImage(64);

@@ -11,6 +11,8 @@ import type { BlockServices, NbdNodeOptions } from '../../src/block/node.js';
 import { openBlockNode } from '../../src/block/open.js';
 import { objectOptions, toUserObject } from '../../src/daemon/options/object-options.js';
 import { StorageDaemon } from '../../src/daemon/storage-daemon.js';
+import { closeFd } from '../../src/native/fd.js';
+import { connectUnix } from '../../src/native/unix-socket.js';
 import { checkOptions } from '../../src/qmp/qapi.js';
 import { NbdDisk } from '../support/nbd-disk.js';
 import { makeCertificates, makeSharedKeys, ServerProcess } from './nbd-servers.js';
@@ -133,6 +135,14 @@ describe('the block driver nbd with TLS', { skip, timeout: 300_000 }, () => {
   test('qemu-nbd and nbdkit: pre-shared keys', async (t) => {
     await exercise(await open(await qemuNbd(t, `tls-creds-psk,dir=${keys}`), psk(keys)));
     await exercise(await open(await nbdkit(t, [`--tls-psk=${join(keys, 'keys.psk')}`]), psk(keys)));
+  });
+
+  test('over a descriptor', async (t) => {
+    const socket = await qemuNbd(t, `tls-creds-psk,dir=${keys}`);
+    const fd = connectUnix(socket);
+    t.after(() => closeFd(fd));
+    const disk = await open(socket, psk(keys), { server: { type: 'fd', fd } });
+    await exercise(disk);
   });
 
   test('an encrypted key is opened by the secret that passwordid names', async (t) => {

@@ -1,4 +1,4 @@
-/** Copies between nodes, and images that are made. */
+/** Copies between nodes. */
 import assert from 'node:assert/strict';
 import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -6,7 +6,6 @@ import { describe, test } from 'node:test';
 import { openLocalNode } from '../../src/block/drivers/local-node.js';
 import { openBlockNode } from '../../src/block/open.js';
 import { convertNode } from '../../src/daemon/convert.js';
-import { DaemonDisks } from '../support/daemon-disk.js';
 import { MemoryDisk } from '../support/memory-disk.js';
 import { testRandom } from '../support/random.js';
 import { makeTempDir } from '../support/temp-dir.js';
@@ -61,22 +60,4 @@ describe('a conversion', () => {
     await assert.rejects(convertNode({ source, target: small }), { code: 'INVALID_ARGUMENT' });
     await small.close();
   });
-});
-
-test('blockdev-create makes a file, once nobody has it open', async () => {
-  const disks = new DaemonDisks();
-  const { daemon } = disks;
-  const filename = join(directory, 'made');
-  const job = await daemon.startCreate('make', { filename, size: MiB + 1 });
-  await job.ended;
-  assert.deepEqual([job.status, job.error, statSync(filename).size], ['concluded', undefined, MiB + 512]);
-  daemon.jobs.dismiss('make');
-  await daemon.addNode({ driver: 'file', nodeName: 'f', filename });
-  const again = await daemon.startCreate('make', { filename, size: MiB });
-  await again.ended;
-  assert.match(again.error ?? '', /another opener holds its/);
-  const nowhere = await daemon.startCreate('nowhere', { filename: join(directory, 'no/file'), size: MiB });
-  await nowhere.ended;
-  assert.match(nowhere.error ?? '', /Could not create/);
-  await disks.close();
 });

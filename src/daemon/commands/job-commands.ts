@@ -3,8 +3,9 @@ import { z } from 'zod';
 import type { QmpCommandTable } from '../../qmp/command-table.js';
 import { QmpError } from '../../qmp/errors.js';
 import type { JsonObject } from '../../qmp/json-value.js';
-import { choice, compact, jsonScalars as s, struct, variants } from '../../qmp/qapi.js';
+import { choice, compact, jsonScalars as s, struct } from '../../qmp/qapi.js';
 import type { Job } from '../jobs/job.js';
+import { createOptions, toImageOptions } from '../options/create-options.js';
 import type { StorageDaemon } from '../storage-daemon.js';
 import { addJobEvents, blockJobInfoSchema, jobInfoSchema, onError } from './job-schema.js';
 
@@ -13,8 +14,7 @@ export function addJobCommands(commands: QmpCommandTable, daemon: StorageDaemon)
   addGeneralJobCommands(commands, daemon);
   addBlockJobCommands(commands, daemon);
   commands.addAction('blockdev-create', createArguments, async (command) => {
-    const { filename, size, preallocation } = command.options;
-    await daemon.startCreate(command['job-id'], { filename, size, ...compact({ preallocation }) });
+    await daemon.startCreate(command['job-id'], toImageOptions(command.options));
   });
   commands.addAction('blockdev-mirror', mirrorArguments, async (options) => {
     await daemon.startMirror({
@@ -36,19 +36,7 @@ export function addJobCommands(commands: QmpCommandTable, daemon: StorageDaemon)
   });
 }
 
-const createArguments = struct({
-  'job-id': s.str,
-  options: variants('driver', [
-    struct({
-      driver: z.literal('file'),
-      filename: s.str,
-      size: s.size,
-      preallocation: choice('off', 'falloc').optional(),
-      nocow: s.bool.optional(),
-      'extent-size-hint': s.size.optional(),
-    }),
-  ]),
-});
+const createArguments = struct({ 'job-id': s.str, options: createOptions });
 
 const mirrorArguments = struct({
   'job-id': s.str.optional(),

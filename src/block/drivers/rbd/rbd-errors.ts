@@ -69,6 +69,10 @@ export function rbdError(options: RbdNodeOptions, doing: string, result: number)
       return new VduseError('PERMISSION_DENIED', `${what}: ${userName(options)} may not do that`, {
         hint: `Give it the rights: ceph auth caps ${userName(options)} mon 'profile rbd' osd 'profile rbd pool=${options.pool}'`,
       });
+    case Errno.EEXIST:
+      return new VduseError('ALREADY_EXISTS', `${what}: there is an image of this name`, {
+        hint: `Remove it before, if nobody needs it: rbd rm ${name}`,
+      });
     case Errno.EROFS:
       return new VduseError('IMAGE_READ_ONLY', `${what}: ${reason(result)}`);
     case Errno.ETIMEDOUT:

@@ -1,5 +1,4 @@
 /** The block driver `rbd`: images of a Ceph cluster, with QEMU's options. */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { VduseError } from '../../../base/errors.js';
 import { closeFd, createEventFd } from '../../../native/fd.js';
 import {
@@ -25,6 +24,7 @@ import { acquireCluster, type ClusterConnection } from './rbd-cluster.js';
 import { imageName, rbdError } from './rbd-errors.js';
 import { lockImage } from './rbd-lock.js';
 import { closeRbdShared, createRbdShared, RbdShared } from './rbd-shared.js';
+import { within } from './within.js';
 
 const sectorBytes = 512;
 /** What an OSD allocates and writes at once. */
@@ -133,17 +133,6 @@ async function openWithin(request: {
     throw rbdError(options, 'open', image);
   }
   return image;
-}
-
-/** The promise's value, or undefined when the time is over before. */
-async function within<T>(promise: Promise<T>, timeoutMs: number): Promise<T | undefined> {
-  const timer = new AbortController();
-  const timeout = sleep(timeoutMs, undefined, { signal: timer.signal }).catch(() => undefined);
-  try {
-    return await Promise.race([promise, timeout]);
-  } finally {
-    timer.abort();
-  }
 }
 
 class RbdNode implements BlockNode {
