@@ -1,19 +1,17 @@
 /** The export type `vduse-blk`: a block node as a virtio-blk device on VDUSE. */
 import { errorMessage, VduseError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
-import { BlkDevice } from '../device/blk/blk-device.js';
-import type { QueueHosts } from '../device/queue-host.js';
-import type { DeviceStatistics, SharedDeviceState } from '../device/statistics.js';
+import type { BlkDevice } from '../device/blk/blk-device.js';
+import type { DeviceStatistics } from '../device/statistics.js';
 import { vduseDeviceHolders } from '../native/vdpa-bus.js';
 import type { VduseKernel } from '../native/vduse-kernel.js';
 import { type AttachedDevice, attachDevice } from '../transport/vduse/attach.js';
 import { VduseTransport } from '../transport/vduse/vduse-transport.js';
+import { BlkExport, type BlkExportContext, createBlkDevice } from './blk-export.js';
 import type { BlockExport, VduseBlkExportOptions } from './block-export.js';
 import { closeAll } from './close-all.js';
 
-export interface ExportContext {
-  readonly hosts: QueueHosts;
-  readonly logger: Logger;
+export interface ExportContext extends BlkExportContext {
   /** Linux's VDUSE when absent. */
   readonly kernel?: VduseKernel;
 }
@@ -29,32 +27,19 @@ export interface VduseBlkExport extends BlockExport {
   readonly statistics: DeviceStatistics;
 }
 
-class VduseBlkExportImplementation implements VduseBlkExport {
+class VduseBlkExportImplementation extends BlkExport implements VduseBlkExport {
   readonly type = 'vduse-blk';
-  readonly id: string;
-  readonly node;
-  readonly writable: boolean;
-  readonly closed: Promise<void>;
-  readonly #device: BlkDevice;
   readonly #transport: VduseTransport;
   readonly #logger: Logger;
   #attached: AttachedDevice | undefined;
-  #closing: Promise<void> | undefined;
-  #resolveClosed: () => void = () => {};
 
   constructor(
     options: VduseBlkExportOptions,
     parts: { device: BlkDevice; transport: VduseTransport; logger: Logger },
   ) {
-    this.id = options.id;
-    this.node = options.node;
-    this.writable = !parts.device.readOnly;
-    this.#device = parts.device;
+    super(options, parts.device);
     this.#transport = parts.transport;
     this.#logger = parts.logger;
-    this.closed = new Promise((resolve) => {
-      this.#resolveClosed = resolve;
-    });
     this.#transport.failed.catch((error: unknown) => {
       this.#logger.fatal(
         { export: this.id },
@@ -75,40 +60,8 @@ class VduseBlkExportImplementation implements VduseBlkExport {
     return this.#transport.name;
   }
 
-  get queueCount(): number {
-    return this.#device.queueCount;
-  }
-
-  get queueSize(): number {
-    return this.#device.queueSizeMax;
-  }
-
-  get serial(): string {
-    return this.#device.serial;
-  }
-
   get attached(): AttachedDevice | undefined {
     return this.#attached;
-  }
-
-  get counters(): SharedDeviceState {
-    return this.#device.counters;
-  }
-
-  get statistics(): DeviceStatistics {
-    return this.#device.statistics;
-  }
-
-  get shuttingDown(): boolean {
-    return this.#closing !== undefined;
-  }
-
-  resized(): void {
-    this.#device.resized();
-  }
-
-  drained(change: () => Promise<void>): Promise<void> {
-    return this.#device.drained(change);
   }
 
   async attach(binding: 'virtio' | 'vhost'): Promise<void> {
@@ -125,35 +78,25 @@ class VduseBlkExportImplementation implements VduseBlkExport {
     this.#attached = attached;
   }
 
-  close(options: { readonly hard: boolean }): Promise<void> {
-    if (this.#closing !== undefined) {
-      return this.#closing;
+  protected override inUse(): VduseError | undefined {
+    if (!this.#transport.isOnBus || this.#attached !== undefined) {
+      return undefined;
     }
-    const onBus = this.#transport.isOnBus;
-    if (onBus && this.#attached === undefined && !options.hard) {
-      return Promise.reject(
-        new VduseError(
-          'BUSY',
-          `export '${this.id}' is still in use: '${this.deviceName}' is on the vDPA bus`,
-          {
-            hint: `Take it off first (vdpa dev del ${this.deviceName}), or delete the export in mode hard.`,
-          },
-        ),
-      );
-    }
-    this.#closing = this.#close(onBus);
-    return this.#closing;
+    return new VduseError(
+      'BUSY',
+      `export '${this.id}' is still in use: '${this.deviceName}' is on the vDPA bus`,
+      {
+        hint: `Take it off first (vdpa dev del ${this.deviceName}), or delete the export in mode hard.`,
+      },
+    );
   }
 
-  async #close(onBus: boolean): Promise<void> {
-    try {
-      await closeAll([
-        () => (onBus ? this.#transport.detach() : Promise.resolve()),
-        () => this.#transport.close(),
-      ]);
-    } finally {
-      this.#resolveClosed();
-    }
+  protected override end(): Promise<void> {
+    const onBus = this.#transport.isOnBus;
+    return closeAll([
+      () => (onBus ? this.#transport.detach() : Promise.resolve()),
+      () => this.#transport.close(),
+    ]);
   }
 }
 
@@ -202,25 +145,7 @@ export async function createVduseBlkExport(
   options: VduseBlkExportOptions,
   context: ExportContext,
 ): Promise<VduseBlkExport> {
-  if (options.writable && options.node.readOnly) {
-    throw new VduseError('IMAGE_READ_ONLY', `block node '${options.node.nodeName}' is read-only`, {
-      hint: 'Open the node writable, or export it with writable=off.',
-    });
-  }
-  const { node, writable, queueCount, queueSize, logicalBlockSize, serial, threads, pollUs } = options;
-  const device = await BlkDevice.create({
-    node,
-    hosts: context.hosts,
-    logger: context.logger,
-    writable,
-    // As QEMU does, so that a disk is found under /dev/disk/by-id by its export's name.
-    serial: serial ?? options.id.slice(0, 20),
-    ...(queueCount === undefined ? {} : { queueCount }),
-    ...(queueSize === undefined ? {} : { queueSize }),
-    ...(logicalBlockSize === undefined ? {} : { logicalBlockSize }),
-    ...(threads === undefined ? {} : { threads }),
-    ...(pollUs === undefined ? {} : { pollUs }),
-  });
+  const device = await createBlkDevice(options, context);
   const transport = await createTransport(options, device, context);
   const created = new VduseBlkExportImplementation(options, { device, transport, logger: context.logger });
   if (options.attach !== undefined) {

@@ -1,19 +1,26 @@
-/** Queues on the main thread, for block drivers whose promises need its event loop. */
+/** Queues on the main thread, for block drivers whose promises need its event loop, and beside a front-end that is there. */
 import { limits } from '../base/limits.js';
 import type { MemoryUpdate, QueueHost, QueueListener, QueueSpec, QueueStop } from '../device/queue-host.js';
 import type { RingKind } from '../native/open-ring.js';
-import { Reactor } from '../reactor/reactor.js';
+import { type EventSource, Reactor } from '../reactor/reactor.js';
 import { QueueRunner } from './queue-runner.js';
+
+export interface LocalQueueHostOptions {
+  /** The process's own choice when absent. */
+  readonly ring?: RingKind;
+  /** Looked at in each turn of the queues' reactor, and once more before it closes. */
+  readonly source?: EventSource;
+}
 
 export class LocalQueueHost implements QueueHost {
   readonly name = 'main';
   #running: { reactor: Reactor; runner: QueueRunner } | undefined;
   #timer: NodeJS.Timeout | undefined;
   #heartbeat: NodeJS.Timeout | undefined;
-  readonly #ring: RingKind;
+  readonly #options: LocalQueueHostOptions;
 
-  constructor(ring: RingKind) {
-    this.#ring = ring;
+  constructor(options: LocalQueueHostOptions) {
+    this.#options = options;
   }
 
   async start(spec: QueueSpec, listener: QueueListener): Promise<void> {
@@ -54,9 +61,18 @@ export class LocalQueueHost implements QueueHost {
     });
   }
 
+  /** Takes the queues' turns now, instead of when the event loop comes to it. */
+  protected runUntilIdle(): void {
+    this.#running?.reactor.runUntilIdle();
+  }
+
   #open(): { reactor: Reactor; runner: QueueRunner } {
     if (this.#running === undefined) {
-      const reactor = new Reactor({ ring: this.#ring });
+      const { ring, source } = this.#options;
+      const reactor = new Reactor(ring === undefined ? {} : { ring });
+      if (source !== undefined) {
+        reactor.add(source);
+      }
       this.#running = { reactor, runner: new QueueRunner(reactor) };
       reactor.attachToEventLoop();
       // As a thread ticks before it sleeps: errors that were held back are told some time.
@@ -69,24 +85,25 @@ export class LocalQueueHost implements QueueHost {
     if (this.#running?.runner.queueCount === 0) {
       clearTimeout(this.#timer);
       clearInterval(this.#heartbeat);
+      // What the queues published when they stopped.
+      this.#options.source?.poll();
       this.#running.runner.close();
       this.#running.reactor.close();
       this.#running = undefined;
     }
   }
 
+  /** Stops have a time by which requests are cancelled, and one by which they are given up. */
   #scheduleTick(): void {
     clearTimeout(this.#timer);
     const ms = this.#running?.runner.msToNextTick() ?? Number.POSITIVE_INFINITY;
     if (ms !== Number.POSITIVE_INFINITY) {
-      this.#timer = setTimeout(
-        () => {
-          this.#running?.runner.tick();
-          this.#running?.reactor.wake();
-          this.#scheduleTick();
-        },
-        Math.min(limits.sleepMsMax, Math.ceil(ms)),
-      );
+      const tick = (): void => {
+        this.#running?.runner.tick();
+        this.#running?.reactor.wake();
+        this.#scheduleTick();
+      };
+      this.#timer = setTimeout(tick, Math.min(limits.sleepMsMax, Math.ceil(ms)));
     }
   }
 }

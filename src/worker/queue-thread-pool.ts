@@ -44,7 +44,7 @@ export class QueueThreadPool implements QueueHosts {
     this.#size = size ?? (cpus.length > 0 ? cpus.length : availableParallelism());
     this.#cpus = cpus;
     this.#options = { ...threadOptions, ring };
-    this.#local = new LocalQueueHost(ring);
+    this.#local = new LocalQueueHost({ ring });
     // Node joins its threads when the process ends; one that sleeps in the kernel must be told to wake.
     process.once('exit', this.#onExit);
   }
