@@ -83,7 +83,7 @@ describe('authorization', () => {
     const cases: [string, RegExp][] = [
       ['[]', /must contain a JSON object/],
       ['{', /Unable to read/],
-      ['{"rules":[{"match":"a"}]}', /Parameter 'rules.0.policy' is missing/],
+      ['{"rules":[{"match":"a"}]}', /Parameter .rules\[0\].policy. is missing/],
       ['{"rulez":[]}', /Parameter 'rulez' is unexpected/],
       ['{"policy":"maybe"}', /Parameter 'policy' does not accept value 'maybe'/],
       [' '.repeat((1 << 20) + 1), /longer than/],

