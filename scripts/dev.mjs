@@ -34,13 +34,19 @@ const VHOST_USER_BENCH_PACKAGES = {
   'fonts-dejavu-core': 'is the letters in it',
 };
 
-/** The programs that the clients' tests bring beside those: storage elsewhere, real servers of it. */
-const CLIENT_PACKAGES = {
-  ...LAB_PACKAGES,
+const CEPH_PACKAGES = {
   'ceph-mon': 'is the monitor of a Ceph cluster',
   'ceph-osd': 'stores the objects of a Ceph cluster',
   'ceph-common': 'has ceph and rbd',
   librbd1: 'is the client library for RBD images',
+};
+
+/** The lab's own tests have a cluster beside the machine. */
+const LAB_TEST_PACKAGES = { ...LAB_PACKAGES, ...CEPH_PACKAGES };
+
+/** The programs that the clients' tests bring beside those: storage elsewhere, real servers of it. */
+const CLIENT_PACKAGES = {
+  ...LAB_TEST_PACKAGES,
   'qemu-block-extra': "has QEMU's rbd driver, to compare with",
   nginx: 'serves images over HTTP',
   openssl: 'makes certificates',
@@ -79,7 +85,7 @@ async function test(args) {
     );
   }
   const runs = testFiles(suite);
-  const lab = runs.some((run) => run.needsLab) ? LAB_PACKAGES : undefined;
+  const lab = runs.some((run) => run.needsLab) ? LAB_TEST_PACKAGES : undefined;
   await prepare({ packages: runs.some((run) => run.needsClients) ? CLIENT_PACKAGES : lab });
 
   let worst = 0;

@@ -14,6 +14,8 @@ export interface Scenario
   /** Only the checks whose names have one of these. */
   readonly only?: readonly string[];
   readonly timeoutMs?: number;
+  /** Variables of the script's environment. */
+  readonly env?: Readonly<Record<string, string>>;
 }
 
 /** The lines of people's output that a failure shows. */
@@ -63,9 +65,9 @@ interface Run {
 }
 
 async function run(scenario: Scenario): Promise<Run> {
-  const { script, only, timeoutMs = 1_200_000, ...machine } = scenario;
+  const { script, only, timeoutMs = 1_200_000, env: own, ...machine } = scenario;
   const command = ['node', '--enable-source-maps', fileURLToPath(script)];
-  const env = only === undefined ? {} : { VDUSE_LAB_ONLY: only.join('\n') };
+  const env = { ...own, ...(only === undefined ? {} : { VDUSE_LAB_ONLY: only.join('\n') }) };
   try {
     const { exitStatus, output, consoleTail } = await runInLab({ ...machine, command, timeoutMs, env });
     // 1: a check failed, and tells so itself.

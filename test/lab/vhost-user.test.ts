@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 import { runInLab } from '../../lab/run.js';
 import { QmpClient } from './guest/qmp.js';
 import { RunningProgram, waitFor } from './guest/shell.js';
-import { hostMark } from './guest/vhost-user-mark.js';
+import { HostDeeds } from './host-deeds.js';
 import { runScenario } from './run-scenario.js';
 
 const MiB = 1 << 20;
@@ -57,8 +57,7 @@ test('a guest with four queues: data, resize, hot-unplug and hot-plug', async (c
   );
   const qmp = await QmpClient.connect(place('daemon.qmp'));
   let machine: Promise<QmpClient> | undefined;
-  const failures: unknown[] = [];
-  const deeds: Readonly<Record<string, () => Promise<unknown>>> = {
+  const deeds = new HostDeeds({
     resize: () => qmp.execute('block_resize', { 'node-name': 'disk', size: 192 * MiB }),
     unplug: async () => {
       machine ??= QmpClient.connect(place('machine.qmp'));
@@ -75,16 +74,7 @@ test('a guest with four queues: data, resize, hot-unplug and hot-plug', async (c
         bus: 'port1',
         'num-queues': 4,
       }),
-  };
-  let turn: Promise<unknown> = Promise.resolve();
-  let text = '';
-  const onOutput = (chunk: Buffer): void => {
-    const lines = (text + chunk.toString()).split('\n');
-    text = lines.pop() ?? '';
-    for (const line of lines.filter((one) => one.startsWith(hostMark))) {
-      turn = turn.then(deeds[line.slice(hostMark.length)]).catch((error: unknown) => failures.push(error));
-    }
-  };
+  });
   try {
     await runScenario(context, {
       script: new URL('guest/vhost-user.js', import.meta.url),
@@ -96,9 +86,9 @@ test('a guest with four queues: data, resize, hot-unplug and hot-plug', async (c
         ...device('second', 'num-queues=1'),
         ...['-qmp', `unix:${place('machine.qmp')},server=on,wait=off`],
       ],
-      onOutput,
+      onOutput: deeds.onOutput,
     });
-    assert.deepEqual(failures, []);
+    assert.deepEqual(deeds.failures, []);
   } finally {
     (await machine)?.close();
     qmp.close();

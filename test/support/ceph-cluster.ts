@@ -1,6 +1,6 @@
 /**
- * A Ceph cluster of Debian's packages (ceph-mon, ceph-osd, ceph-common) as plain processes on 127.0.0.1: one monitor
- * and any number of OSDs that keep their objects in memory. No manager: I/O needs none. Up in a few seconds.
+ * A Ceph cluster of Debian's packages (ceph-mon, ceph-osd, ceph-common) as plain processes on the loopback interface:
+ * one monitor and any number of OSDs that keep their objects in memory. No manager: I/O needs none. Up in a few seconds.
  */
 import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
@@ -19,6 +19,8 @@ const commandTimeoutMs = 60_000;
 export interface CephClusterOptions {
   /** 1 when absent. With three, each object has three copies, and two are enough for I/O. */
   readonly osds?: number;
+  /** Of the loopback interface, where monitor and OSDs listen. 127.0.0.1 when absent. */
+  readonly address?: string;
   /** Lines for ceph.conf's section [global]. */
   readonly settings?: readonly string[];
 }
@@ -30,15 +32,15 @@ export function missingCephProgram(): string | undefined {
   );
 }
 
-async function freePort(): Promise<number> {
+async function freePort(address: string): Promise<number> {
   const server = createServer();
-  await new Promise<void>((listening) => server.listen(0, '127.0.0.1', listening));
-  const address = server.address();
+  await new Promise<void>((listening) => server.listen(0, address, listening));
+  const bound = server.address();
   await new Promise((closed) => server.close(closed));
-  if (address === null || typeof address === 'string') {
+  if (bound === null || typeof bound === 'string') {
     throw new Error('a listening socket has no port');
   }
-  return address.port;
+  return bound.port;
 }
 
 export class CephCluster {
@@ -46,6 +48,7 @@ export class CephCluster {
   readonly conf = join(this.folder, 'ceph.conf');
   readonly pool = 'rbd';
   readonly #osdCount: number;
+  readonly #address: string;
   readonly #settings: readonly string[];
   readonly #fsid = randomUUID();
   #monitorPort = 0;
@@ -65,11 +68,12 @@ export class CephCluster {
 
   private constructor(options: CephClusterOptions) {
     this.#osdCount = options.osds ?? 1;
+    this.#address = options.address ?? '127.0.0.1';
     this.#settings = options.settings ?? [];
   }
 
   get monitor(): { host: string; port: number } {
-    return { host: '127.0.0.1', port: this.#monitorPort };
+    return { host: this.#address, port: this.#monitorPort };
   }
 
   get keyring(): string {
@@ -129,12 +133,14 @@ export class CephCluster {
 
   #spawn(program: string, args: readonly string[], name: string): ChildProcess {
     const log = openSync(join(this.folder, `${name}.out`), 'a');
-    return spawn(program, ['-c', this.conf, ...args], { stdio: ['ignore', log, log] });
+    // The kernel ends it with this process, however that ends: nobody else would stop a cluster that is left.
+    const tied = ['--pdeathsig', 'KILL', '--', program, '-c', this.conf];
+    return spawn('setpriv', [...tied, ...args], { stdio: ['ignore', log, log] });
   }
 
   async #start(): Promise<void> {
     const deadlineMs = Date.now() + startTimeoutMs;
-    this.#monitorPort = await freePort();
+    this.#monitorPort = await freePort(this.#address);
     this.#writeConfiguration();
     await this.#startMonitor();
     await Promise.all(Array.from({ length: this.#osdCount }, (_, osd) => this.#startOsd(osd)));
@@ -153,8 +159,8 @@ export class CephCluster {
     const lines = [
       '[global]',
       `fsid = ${this.#fsid}`,
-      `mon host = [v2:127.0.0.1:${this.#monitorPort}]`,
-      'public addr = 127.0.0.1',
+      `mon host = [v2:${this.#address}:${this.#monitorPort}]`,
+      `public addr = ${this.#address}`,
       'ms bind ipv6 = false',
       'auth cluster required = cephx',
       'auth service required = cephx',
@@ -206,7 +212,7 @@ export class CephCluster {
       caps.push('--cap', admin[n], admin[n + 1]);
     }
     await this.#run('ceph-authtool', [keyring, '--gen-key', '-n', 'client.admin', ...caps]);
-    const address = `[v2:127.0.0.1:${this.#monitorPort}]`;
+    const address = `[v2:${this.#address}:${this.#monitorPort}]`;
     await this.#run('monmaptool', ['--create', '--fsid', this.#fsid, '--addv', 'a', address, map]);
     mkdirSync(join(this.folder, 'mon'));
     await this.#run('ceph-mon', [

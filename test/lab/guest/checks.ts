@@ -33,6 +33,8 @@ export interface Check {
   readonly name: string;
   /** Milliseconds; what hangs longer ends the scenario, for nobody knows what it still holds. */
   readonly timeoutMs?: number;
+  /** Fails where the kernel tells of an I/O error, whoever was told besides. */
+  readonly noIoErrors?: true;
   readonly run: (context: CheckContext) => Promise<Figures | undefined>;
 }
 
@@ -124,6 +126,13 @@ function blockedTasks(): string {
  */
 const alarming = /\b(BUG|WARNING|Oops|general protection|Call Trace|hung_task|blocked for more than)\b.*/;
 
+const ioError = /.*(I\/O error|EXT4-fs (error|warning)|JBD2.*error|Aborting journal|lost .*page write).*/;
+
+/** The line of the kernel's log that a check must not leave; undefined where there is none. */
+function findAlarm(check: Check, log: string): string | undefined {
+  return (alarming.exec(log) ?? (check.noIoErrors ? ioError.exec(log) : null))?.[0];
+}
+
 /** Runs all checks, tells their outcomes, and ends the process. A check that fails doesn't keep the others from running. */
 export async function runChecks(all: readonly Check[]): Promise<never> {
   const wanted = (process.env['VDUSE_LAB_ONLY'] ?? '').split('\n');
@@ -138,9 +147,9 @@ export async function runChecks(all: readonly Check[]): Promise<never> {
     const milliseconds = (): number => Math.round(performance.now() - started);
     try {
       const figures = await within(check);
-      const alarm = alarming.exec(kernelLogAfter(mark));
-      if (alarm !== null) {
-        throw new Error(`the kernel complains: ${alarm[0]}`);
+      const alarm = findAlarm(check, kernelLogAfter(mark));
+      if (alarm !== undefined) {
+        throw new Error(`the kernel complains: ${alarm}`);
       }
       tell({
         kind: 'end',

@@ -6,12 +6,8 @@ import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { type CheckContext, type Figures, runChecks } from './checks.js';
 import { blockAttribute, dropCaches, fio, MiB, mount, waitForSize } from './disks.js';
+import { askHost } from './host-deeds.js';
 import { attempt, sh, waitFor } from './shell.js';
-import { hostMark } from './vhost-user-mark.js';
-
-function askHost(deed: 'resize' | 'unplug' | 'plug'): void {
-  process.stdout.write(`${hostMark}${deed}\n`);
-}
 
 /** The disk of an export, by the serial number that it answers with; undefined while it is not there. */
 function diskOf(serial: string): string | undefined {

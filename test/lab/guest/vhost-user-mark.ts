@@ -1,2 +1,0 @@
-/** In front of what the host is to do, on a line of the machine's stdout. */
-export const hostMark = '##host ';
