@@ -20,6 +20,11 @@ export const BlockOp = {
 } as const;
 export type BlockOp = (typeof BlockOp)[keyof typeof BlockOp];
 
+/** Whether a request may change what a disk holds. */
+export function isChange(op: number): boolean {
+  return op === BlockOp.WRITE || op === BlockOp.DISCARD || op === BlockOp.WRITE_ZEROES;
+}
+
 /** Request flags. */
 export const BlockFlag = {
   /** The write is durable before it completes: the front-end did not negotiate FLUSH. */

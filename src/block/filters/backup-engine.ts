@@ -9,7 +9,7 @@ import type { EventSource } from '../../reactor/reactor.js';
 import { Reactor } from '../../reactor/reactor.js';
 import { CopyChannel } from '../copy-channel.js';
 import { DirtyBitmap } from '../dirty-bitmap.js';
-import { type BackupEngineSpec, type BlockCompletionSink, type BlockEngine, BlockOp } from '../engine.js';
+import { type BackupEngineSpec, type BlockCompletionSink, type BlockEngine, isChange } from '../engine.js';
 import type { RequestTable } from '../request-table.js';
 
 const doneToken = 0;
@@ -47,8 +47,7 @@ export class BackupEngine implements BlockEngine, EventSource {
   }
 
   submit(slot: number): void {
-    const op = this.#table.op[slot];
-    if (op === BlockOp.READ || op === BlockOp.FLUSH || !this.#mustWait(slot)) {
+    if (!isChange(this.#table.op[slot]) || !this.#mustWait(slot)) {
       this.#child.submit(slot);
       return;
     }

@@ -1,8 +1,7 @@
 // Hot file: synchronous, no allocation per request, no throw.
 /** A disk that fails as it is told to, for tests: by rules, the same for the same seed and order of requests. */
-import { addressOf } from '../../native/ffi.js';
-import { RingOp } from '../../native/ring.js';
 import type { EventSource, Reactor } from '../../reactor/reactor.js';
+import { RingTimer } from '../../reactor/ring-timer.js';
 import type { BlockCompletionSink, BlockEngine, BlockOp, FaultEngineSpec } from '../engine.js';
 import type { RequestTable } from '../request-table.js';
 
@@ -35,7 +34,6 @@ export interface FaultRule {
 
 const timerToken = 0;
 const ignoredToken = 1;
-const timespecBytes = 16;
 
 export class FaultEngine implements BlockEngine, BlockCompletionSink, EventSource {
   readonly #rules: readonly FaultRule[];
@@ -50,11 +48,9 @@ export class FaultEngine implements BlockEngine, BlockCompletionSink, EventSourc
   /** By slot: when it may start, 0 where it does not wait; and the error that is to replace its end. */
   readonly #dueMs: Float64Array;
   readonly #lateErrno: Int32Array;
-  readonly #timespec = new Uint32Array(new ArrayBuffer(timespecBytes));
-  readonly #timespecAddress: number;
+  readonly #timer: RingTimer;
   #random: number;
   #connectedAtMs = 0;
-  #isArmed = false;
 
   constructor(
     spec: FaultEngineSpec,
@@ -71,9 +67,10 @@ export class FaultEngine implements BlockEngine, BlockCompletionSink, EventSourc
     this.#struck = new Uint32Array(spec.rules.length);
     this.#dueMs = new Float64Array(capacity);
     this.#lateErrno = new Int32Array(capacity);
-    this.#timespecAddress = addressOf(this.#timespec);
     this.#child = createChild(this);
     this.#source = context.reactor.add(this);
+    const timer = { source: this.#source, token: timerToken, ignoredToken };
+    this.#timer = new RingTimer(context.reactor, timer);
   }
 
   submit(slot: number): void {
@@ -129,10 +126,7 @@ export class FaultEngine implements BlockEngine, BlockCompletionSink, EventSourc
   }
 
   close(): void {
-    if (this.#isArmed) {
-      const armed = { source: this.#source, token: timerToken };
-      this.#reactor.ring.prepareCancel(armed, this.#source, ignoredToken);
-    }
+    this.#timer.close();
     this.#reactor.remove(this.#source);
     this.#child.close();
   }
@@ -150,7 +144,7 @@ export class FaultEngine implements BlockEngine, BlockCompletionSink, EventSourc
 
   onCompletion(token: number): void {
     if (token === timerToken) {
-      this.#isArmed = false;
+      this.#timer.onCompletion();
       this.#startDue(performance.now());
       this.#arm();
     }
@@ -194,24 +188,11 @@ export class FaultEngine implements BlockEngine, BlockCompletionSink, EventSourc
       const due = this.#dueMs[slot];
       first = due !== 0 && (first === 0 || due < first) ? due : first;
     }
-    if (first === 0 || this.#isArmed) {
+    if (first === 0 || this.#timer.isArmed) {
       return;
     }
     const waitMs = Math.min(sleepMsMax, Math.max(0, first - performance.now()));
-    this.#timespec[2] = Math.ceil(waitMs * 1e6);
-    const { ring } = this.#reactor;
-    this.#isArmed = ring.prepare(
-      RingOp.TIMEOUT,
-      -1,
-      this.#timespecAddress,
-      1,
-      0,
-      0,
-      0,
-      this.#source,
-      timerToken,
-    );
-    if (!this.#isArmed) {
+    if (!this.#timer.arm(waitMs)) {
       // The kernel has no memory for a timer.
       this.expedite();
     }

@@ -4,7 +4,7 @@
  * already, does the same on the target before the front-end learns of its end.
  */
 import { DirtyBitmap } from '../dirty-bitmap.js';
-import { type BlockCompletionSink, type BlockEngine, BlockOp, type MirrorEngineSpec } from '../engine.js';
+import { type BlockCompletionSink, type BlockEngine, isChange, type MirrorEngineSpec } from '../engine.js';
 import { RequestTable } from '../request-table.js';
 
 type CreateEngine = (table: RequestTable, sink: BlockCompletionSink) => BlockEngine;
@@ -42,8 +42,7 @@ export class MirrorEngine implements BlockEngine, BlockCompletionSink {
   }
 
   submit(slot: number): void {
-    const op = this.#table.op[slot];
-    this.#changes[slot] = op === BlockOp.READ || op === BlockOp.FLUSH || op === BlockOp.STATUS ? 0 : 1;
+    this.#changes[slot] = isChange(this.#table.op[slot]) ? 1 : 0;
     if (this.#changes[slot] !== 0) {
       this.#offset[slot] = this.#table.offset[slot];
       this.#length[slot] = this.#table.length[slot];

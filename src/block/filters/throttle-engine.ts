@@ -1,16 +1,14 @@
 // Hot file: synchronous, no allocation per request, no throw.
 /** Requests wait until their throttle group lets them go, reads and writes in an order of their own. */
 import { Errno } from '../../native/errno.js';
-import { addressOf } from '../../native/ffi.js';
-import { RingOp } from '../../native/ring.js';
 import type { EventSource, Reactor } from '../../reactor/reactor.js';
+import { RingTimer } from '../../reactor/ring-timer.js';
 import { type BlockCompletionSink, type BlockEngine, BlockOp, type ThrottleEngineSpec } from '../engine.js';
 import type { RequestTable } from '../request-table.js';
 import { ThrottleGroup } from '../throttle-group.js';
 
 /** A look at the clock at least so often: the group's limits may have changed. */
 const sleepMsMax = 100;
-const timespecBytes = 16;
 const ignoredToken = 2;
 
 export class ThrottleEngine implements BlockEngine, EventSource {
@@ -25,10 +23,7 @@ export class ThrottleEngine implements BlockEngine, EventSource {
   readonly #dueMs: Float64Array;
   readonly #first = new Uint32Array(2);
   readonly #count = new Uint32Array(2);
-  readonly #isArmed = new Uint8Array(2);
-  /** struct __kernel_timespec, one a direction. */
-  readonly #timespecs = new Uint32Array(new ArrayBuffer(2 * timespecBytes));
-  readonly #timespecAddress: number;
+  readonly #timers: readonly [RingTimer, RingTimer];
   #version: number;
 
   constructor(
@@ -45,8 +40,10 @@ export class ThrottleEngine implements BlockEngine, EventSource {
     this.#child = child;
     this.#waiting = [new Uint16Array(capacity), new Uint16Array(capacity)];
     this.#dueMs = new Float64Array(capacity);
-    this.#timespecAddress = addressOf(this.#timespecs);
-    this.#source = context.reactor.add(this);
+    const source = context.reactor.add(this);
+    const timer = (token: number) => new RingTimer(context.reactor, { source, token, ignoredToken });
+    this.#source = source;
+    this.#timers = [timer(0), timer(1)];
   }
 
   submit(slot: number): void {
@@ -92,12 +89,8 @@ export class ThrottleEngine implements BlockEngine, EventSource {
   }
 
   close(): void {
-    for (let direction = 0; direction < 2; direction++) {
-      if (this.#isArmed[direction] !== 0) {
-        const armed = { source: this.#source, token: direction };
-        this.#reactor.ring.prepareCancel(armed, this.#source, ignoredToken);
-      }
-    }
+    this.#timers[0].close();
+    this.#timers[1].close();
     this.#reactor.remove(this.#source);
     this.#child.close();
   }
@@ -117,7 +110,7 @@ export class ThrottleEngine implements BlockEngine, EventSource {
     if (token === ignoredToken) {
       return;
     }
-    this.#isArmed[token] = 0;
+    this.#timers[token].onCompletion();
     if (this.#group.version !== this.#version) {
       this.#version = this.#group.version;
       this.#reserveAgain(0);
@@ -152,19 +145,12 @@ export class ThrottleEngine implements BlockEngine, EventSource {
 
   /** Sets a timer for the first that waits, unless there is one. */
   #arm(direction: number): void {
-    if (this.#isArmed[direction] !== 0) {
+    const timer = this.#timers[direction];
+    if (timer.isArmed) {
       return;
     }
     const due = this.#dueMs[this.#waiting[direction][this.#first[direction]]];
-    const waitMs = Math.min(sleepMsMax, Math.max(0, due - performance.now()));
-    // Below a second: the nanoseconds' low word is all.
-    this.#timespecs[4 * direction + 2] = Math.ceil(waitMs * 1e6);
-    const address = this.#timespecAddress + direction * timespecBytes;
-    const { ring } = this.#reactor;
-    this.#isArmed[direction] = ring.prepare(RingOp.TIMEOUT, -1, address, 1, 0, 0, 0, this.#source, direction)
-      ? 1
-      : 0;
-    if (this.#isArmed[direction] === 0) {
+    if (!timer.arm(Math.min(sleepMsMax, Math.max(0, due - performance.now())))) {
       // The kernel has no memory for a timer: better too fast than never.
       this.expedite();
     }
