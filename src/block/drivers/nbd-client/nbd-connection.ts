@@ -7,7 +7,6 @@
 import { VduseError } from '../../../base/errors.js';
 import { Command } from '../../../base/nbd-protocol.js';
 import { describeErrno, Errno } from '../../../native/errno.js';
-import { pollIn, pollOut, RingOp } from '../../../native/ring.js';
 import { closeSocket } from '../../../native/stream-socket.js';
 import type { EventSource, Reactor } from '../../../reactor/reactor.js';
 import type { NbdEngineSpec } from '../../engine.js';
@@ -19,6 +18,7 @@ import { type ParkedConnection, ParkedConnections } from './parked-connections.j
 import { ReconnectTimes } from './reconnect-times.js';
 import { ReceiveResult, ReplyReader } from './reply-reader.js';
 import { RequestSender } from './request-sender.js';
+import { Readiness, SocketWaits } from './socket-waits.js';
 import { type WireClient, WireClients } from './wire-clients.js';
 import { WireState } from './wire-requests.js';
 
@@ -35,10 +35,6 @@ const Phase = {
 
 /** Half a reply, or half a request, and then nothing. */
 const stallMs = 60_000;
-// Tokens of ring entries: one of these below the number of the connection.
-const tokenIn = 0;
-const tokenOut = 1;
-const tokenKinds = 2;
 
 /** Connections that engines of one thread share, by the key of their node. */
 const shared = new Map<number, NbdConnection>();
@@ -47,18 +43,16 @@ export class NbdConnection implements EventSource, ConnectorSink {
   readonly #spec: NbdEngineSpec;
   readonly #reactor: Reactor;
   readonly #source: number;
+  readonly #waits: SocketWaits;
   readonly #parked: ParkedConnections;
   readonly #connector: NbdConnector;
   readonly #clients = new WireClients();
   readonly #sender = new RequestSender(this.#clients);
   readonly #reader = new ReplyReader(this.#clients);
+  readonly #parser = this.#reader.parser;
   #phase: number = Phase.DOWN;
   #closed = false;
   #fd = -1;
-  /** Counts connections, so that late completions of an old one are told from the new one's. */
-  #epoch = 0;
-  #waitsIn = false;
-  #waitsOut = false;
   /** The socket was looked at a moment ago: the next look can wait for a turn. */
   #looked = false;
   #more = false;
@@ -102,6 +96,7 @@ export class NbdConnection implements EventSource, ConnectorSink {
     this.#times = new ReconnectTimes(spec.reconnectDelayMs);
     this.#reporter = new ConnectionReporter(spec.key);
     this.#source = reactor.add(this);
+    this.#waits = new SocketWaits(reactor, this.#source);
     const parked = this.#parked.take();
     if (parked !== undefined) {
       this.#onReady(parked);
@@ -145,7 +140,7 @@ export class NbdConnection implements EventSource, ConnectorSink {
 
   /** False: the server that is there, maybe another one than before, does not tell the block status. */
   get mayAskStatus(): boolean {
-    return this.#phase !== Phase.READY || this.#reader.allocationContext !== undefined;
+    return this.#phase !== Phase.READY || this.#parser.allocationContext !== undefined;
   }
 
   /** Ends all requests of a client at once. What the server knows of costs the connection. */
@@ -189,9 +184,8 @@ export class NbdConnection implements EventSource, ConnectorSink {
 
   prepareToSleep(): boolean {
     if (this.#phase === Phase.READY) {
-      if (!this.#waitsIn) {
-        this.#waitsIn = true;
-        this.#wait(pollIn, tokenIn);
+      if (!this.#waits.in) {
+        this.#waits.waitIn(this.#fd);
       }
       this.#checkStall();
     } else if (this.#phase === Phase.CONNECTING || this.#phase === Phase.WAITING) {
@@ -205,15 +199,9 @@ export class NbdConnection implements EventSource, ConnectorSink {
   }
 
   onCompletion(token: number): void {
-    if (this.#closed || Math.floor(token / tokenKinds) !== this.#epoch % epochs) {
-      return;
+    if (!this.#closed && this.#waits.onCompletion(token) === Readiness.IN) {
+      this.#receive();
     }
-    if (token % tokenKinds === tokenOut) {
-      this.#waitsOut = false;
-      return;
-    }
-    this.#waitsIn = false;
-    this.#receive();
   }
 
   // ConnectorSink
@@ -242,18 +230,16 @@ export class NbdConnection implements EventSource, ConnectorSink {
 
   #onReady({ fd, structuredReplies, allocationContext }: ParkedConnection): void {
     this.#fd = fd;
-    this.#epoch++;
+    this.#waits.begin();
     this.#phase = Phase.READY;
-    this.#waitsIn = false;
-    this.#waitsOut = false;
     this.#more = false;
     this.#reporter.onReady();
-    this.#reader.reset(structuredReplies, allocationContext);
+    this.#parser.reset(structuredReplies, allocationContext);
     this.#clients.eachHeld(this.#resend);
   }
 
   get #canSend(): boolean {
-    return this.#phase === Phase.READY && !this.#waitsOut && !this.#sender.isEmpty;
+    return this.#phase === Phase.READY && !this.#waits.out && !this.#sender.isEmpty;
   }
 
   readonly #resend = (id: number): void => {
@@ -273,7 +259,7 @@ export class NbdConnection implements EventSource, ConnectorSink {
       this.#receive();
       return 1;
     }
-    if (this.#waitsIn || this.#clients.onWire === 0) {
+    if (this.#waits.in || this.#clients.onWire === 0) {
       return 0;
     }
     if (!this.#looked) {
@@ -290,8 +276,7 @@ export class NbdConnection implements EventSource, ConnectorSink {
     this.#progress++;
     this.#looked = false;
     if (result === -Errno.EAGAIN) {
-      this.#waitsOut = true;
-      this.#wait(pollOut, tokenOut);
+      this.#waits.waitOut(this.#fd);
     } else if (result < 0) {
       this.#onLost(describeErrno(-result).text);
     }
@@ -307,18 +292,13 @@ export class NbdConnection implements EventSource, ConnectorSink {
     }
     if (result === ReceiveResult.VIOLATED) {
       this.#break();
-    } else if (this.#reader.shuttingDown) {
+    } else if (this.#parser.shuttingDown) {
       this.#onLost('the server is shutting down');
     } else if (result === ReceiveResult.CLOSED) {
       this.#onLost('the server closed it');
     } else if (result < 0) {
       this.#onLost(describeErrno(-result).text);
     }
-  }
-
-  #wait(events: number, kind: number): void {
-    const token = (this.#epoch % epochs) * tokenKinds + kind;
-    this.#reactor.ring.prepare(RingOp.POLL_ADD, this.#fd, 0, 0, 0, events, 0, this.#source, token);
   }
 
   /** The connection broke by itself. */
@@ -338,7 +318,7 @@ export class NbdConnection implements EventSource, ConnectorSink {
   }
 
   #break(): void {
-    this.#reporter.onBroken(this.#reader.violation);
+    this.#reporter.onBroken(this.#parser.violation);
     this.#disconnect();
     this.#phase = Phase.BROKEN;
     this.#clients.eachHeld(this.#refuse);
@@ -347,28 +327,14 @@ export class NbdConnection implements EventSource, ConnectorSink {
   /** Nobody is connected any more; all requests are held. */
   #disconnect(): void {
     if (this.#fd >= 0) {
-      this.#forgetWaits();
+      this.#waits.forget();
       closeSocket(this.#fd);
       this.#fd = -1;
     }
     this.#phase = Phase.DOWN;
-    this.#reader.stop();
+    this.#parser.stop();
     this.#sender.reset();
     this.#clients.holdAll();
-  }
-
-  #forgetWaits(): void {
-    const base = (this.#epoch % epochs) * tokenKinds;
-    const { ring } = this.#reactor;
-    if (this.#waitsIn) {
-      ring.prepareCancel({ source: this.#source, token: base + tokenIn }, this.#source, tokenIgnored);
-    }
-    if (this.#waitsOut) {
-      ring.prepareCancel({ source: this.#source, token: base + tokenOut }, this.#source, tokenIgnored);
-    }
-    this.#waitsIn = false;
-    this.#waitsOut = false;
-    this.#epoch++;
   }
 
   #connectAnew(): void {
@@ -407,7 +373,7 @@ export class NbdConnection implements EventSource, ConnectorSink {
   }
 
   #checkStall(): void {
-    if (!this.#reader.isInMiddle && !this.#sender.isInMiddle) {
+    if (!this.#parser.isInMiddle && !this.#sender.isInMiddle) {
       this.#stalledAtMs = 0;
       return;
     }
@@ -423,9 +389,9 @@ export class NbdConnection implements EventSource, ConnectorSink {
   #close(): void {
     this.#closed = true;
     this.#reporter.onClosed();
-    if (this.#phase === Phase.READY && !this.#reader.isInMiddle && this.#clients.onWire === 0) {
-      const { structured, allocationContext } = this.#reader;
-      this.#forgetWaits();
+    if (this.#phase === Phase.READY && !this.#parser.isInMiddle && this.#clients.onWire === 0) {
+      const { structured, allocationContext } = this.#parser;
+      this.#waits.forget();
       this.#parked.park({ fd: this.#fd, structuredReplies: structured, allocationContext });
       this.#fd = -1;
     }
@@ -440,7 +406,3 @@ export class NbdConnection implements EventSource, ConnectorSink {
     }
   }
 }
-
-/** Numbers of connections that tokens tell apart. */
-const epochs = 0x4000_0000;
-const tokenIgnored = 0xffff_ffff;
