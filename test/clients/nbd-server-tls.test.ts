@@ -6,6 +6,7 @@ import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, truncateSync, write
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, type TestContext, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import { openBlockNode } from '../../src/block/open.js';
 import { objectOptions, toUserObject } from '../../src/daemon/options/object-options.js';
 import { StorageDaemon } from '../../src/daemon/storage-daemon.js';
@@ -13,7 +14,7 @@ import { checkOptions } from '../../src/qmp/qapi.js';
 import { NbdDisk } from '../support/nbd-disk.js';
 import { recordingLogger } from '../support/recording-logger.js';
 import { until } from '../support/within.js';
-import { makeCertificates, makeSharedKeys, ServerProcess } from './nbd-servers.js';
+import { freePort, makeCertificates, makeSharedKeys, ServerProcess } from './nbd-servers.js';
 import { makeRandom, runProgram as run } from './programs.js';
 
 const programs = ['qemu-img', 'qemu-io', 'nbdinfo', 'nbdcopy', 'qemu-nbd', 'openssl'];
@@ -143,6 +144,49 @@ describe('programs on an NBD export with TLS', { skip, timeout: 300_000 }, () =>
     await copyBothWays(withCertificates(served));
     await exerciseWithQemu(qemu(served, `tls-creds-x509,dir=${certificates}`));
     await exerciseWithDriver(served, { 'qom-type': 'tls-creds-x509', dir: certificates });
+  });
+
+  test('by the command line, over TCP, and the name of the server counts', async (t) => {
+    const port = await freePort();
+    const program = fileURLToPath(new URL('../../src/cli/vduse-storage-daemon.js', import.meta.url));
+    const pidFile = join(folder, 'daemon.pid');
+    const server = await ServerProcess.start(
+      process.execPath,
+      [
+        program,
+        ...['--object', `tls-creds-x509,id=tls0,endpoint=server,dir=${certificates},verify-peer=on`],
+        '--object',
+        'authz-list,id=who,rules.0.match=C=GB,,*,,CN=laptop,,*,rules.0.format=glob,rules.0.policy=allow',
+        '--nbd-server',
+        `addr.type=inet,addr.host=127.0.0.1,addr.port=${port},tls-creds=tls0,tls-authz=who`,
+        ...[
+          '--blockdev',
+          'memory,node-name=disk,size=32M',
+          '--export',
+          'nbd,id=e,node-name=disk,writable=on',
+        ],
+        ...['--pidfile', pidFile],
+      ],
+      () => existsSync(pidFile),
+    );
+    t.after(() => server.kill('SIGTERM'));
+    await copyBothWays(`nbds://localhost:${port}/disk?tls-certificates=${certificates}`);
+    const options = (host: string): string[] => [
+      ...['--object', `tls-creds-x509,dir=${certificates},id=t,endpoint=client`, '--image-opts'],
+      `driver=nbd,server.type=inet,server.host=127.0.0.1,server.port=${port},export=disk,tls-creds=t,tls-hostname=${host}`,
+    ];
+    await exerciseWithQemu(options('localhost'));
+    await assert.rejects(run('qemu-img', ['info', ...options('other.example')]));
+  });
+
+  test('whoever can not be known does not come from other machines', async (t) => {
+    const { daemon } = await serve(t, [x509({ 'verify-peer': false })]);
+    await daemon.stopNbdServer();
+    const address = { type: 'inet', host: '0.0.0.0', port: 0 } as const;
+    await assert.rejects(daemon.startNbdServer({ address, tlsCreds: 'tls0' }), {
+      code: 'NOT_SUPPORTED',
+      message: "NBD server: host '0.0.0.0' is not a loopback address",
+    });
   });
 
   test('pre-shared keys', async (t) => {
