@@ -25,4 +25,6 @@ export type ThreadReport =
   | { readonly kind: 'failed'; readonly call: number; readonly code: string; readonly message: string }
   | { readonly kind: 'broken'; readonly id: number; readonly reason: string }
   | { readonly kind: 'memory-miss'; readonly id: number }
+  /** For a block node, from one of its engines. */
+  | { readonly kind: 'engine'; readonly node: number; readonly report: object }
   | { readonly kind: 'errors'; readonly id: number; readonly count: number; readonly errno: number };

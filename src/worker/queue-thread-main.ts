@@ -6,6 +6,7 @@
 import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { errorMessage, VduseError } from '../base/errors.js';
 import { limits } from '../base/limits.js';
+import { setReportSender } from '../block/engine-reports.js';
 import { setThreadAffinity } from '../native/affinity.js';
 import { type EventSource, Reactor } from '../reactor/reactor.js';
 import type { ThreadCommand, ThreadReport, ThreadSetup } from './messages.js';
@@ -115,6 +116,9 @@ function main(port: MessagePort, setup: ThreadSetup): void {
   }
   const reactor = new Reactor({ ...setup, observesDelay: true });
   const runner = new QueueRunner(reactor);
+  setReportSender((node, report) =>
+    port.postMessage({ kind: 'engine', node, report } satisfies ThreadReport),
+  );
   const source = new CommandSource({ reactor, runner, port, wakeFd: setup.wakeFd });
   port.postMessage({ kind: 'ready' } satisfies ThreadReport);
   // Commands that were posted before the wake eventfd was watched.

@@ -1,6 +1,7 @@
 /** A queue thread as the main thread sees it. */
 import { Worker } from 'node:worker_threads';
 import { type ErrorCode, errorMessage, VduseError } from '../base/errors.js';
+import { deliverReport } from '../block/engine-reports.js';
 import type {
   MemoryUpdate,
   NamedThread,
@@ -169,6 +170,9 @@ export class QueueThread implements QueueHost {
         break;
       case 'memory-miss':
         this.#queues.get(report.id)?.listener.onMemoryMiss();
+        break;
+      case 'engine':
+        deliverReport(report.node, report.report);
         break;
       case 'errors':
         this.#queues.get(report.id)?.listener.onErrors(report.count, report.errno);

@@ -129,6 +129,20 @@ test('connections of one server that go together are one line, and back when all
   assert.equal(all.filter(({ level }) => level === info).length, 1);
 });
 
+test('a node that waits for its server at the start says so once', async (t) => {
+  const server = await new ScriptedServer().listen(folder);
+  await server.stop();
+  const { logger, lines } = recordingLogger();
+  const opening = NbdDisk.open({ server: server.address, openTimeout: 30 }, { logger });
+  await until('the line', () => lines.length > 0);
+  await new Promise((resolve) => setTimeout(resolve, 600));
+  await server.restart();
+  t.after(() => server.stop());
+  await (await opening).close();
+  assert.equal(lines.length, 1);
+  assert.match(lines[0], /cannot open 'nbd.*' yet: .*no such file.*; trying for 30 s \(open-timeout\)/);
+});
+
 test('attempts without end are a line in ten seconds', async (t) => {
   const { logger, lines } = recordingLogger();
   const log = new ConnectionLog({

@@ -1,10 +1,7 @@
-/**
- * What becomes of a node's connections, from the threads that have them to the node, which writes it to the log.
- * Queue threads have no log of their own and no event loop that runs; a broadcast needs neither. It is a matter of
- * seconds and of outages: nothing here is done for a request.
- */
-import { BroadcastChannel, threadId } from 'node:worker_threads';
+/** What becomes of a node's connections, from the threads that have them to the node, which writes it to the log. */
+import { threadId } from 'node:worker_threads';
 import type { Logger } from '../../../base/log.js';
+import { listenToEngines, reportToNode } from '../../engine-reports.js';
 
 type Report =
   /** The connection broke. */
@@ -18,8 +15,6 @@ type Report =
   /** Nobody needs it any more. */
   | { readonly kind: 'closed'; readonly connection: string }
   | { readonly kind: 'broken'; readonly connection: string; readonly reason: string };
-
-const channelName = (node: number): string => `vduse-nbd-${node}`;
 
 let nextConnection = 0;
 
@@ -65,10 +60,7 @@ export class ConnectionReporter {
   }
 
   #report(report: Report): void {
-    const channel = new BroadcastChannel(channelName(this.#node));
-    channel.postMessage(report);
-    // An open one would keep its thread from ending.
-    channel.close();
+    reportToNode(this.#node, report);
   }
 }
 
@@ -92,7 +84,7 @@ const attemptLineMs = 10_000;
 /** The node's side: a line when the server goes away, some while it is away, and one when it is back. */
 export class ConnectionLog {
   readonly #options: ConnectionLogOptions;
-  readonly #channel: BroadcastChannel;
+  readonly #stopListening: () => void;
   /** Connections that are wanted and not there. */
   readonly #away = new Set<string>();
   #awaySinceMs = 0;
@@ -103,14 +95,11 @@ export class ConnectionLog {
 
   constructor(options: ConnectionLogOptions) {
     this.#options = options;
-    this.#channel = new BroadcastChannel(channelName(options.node));
-    this.#channel.onmessage = ({ data }: { data: unknown }) => this.#onReport(data as Report);
-    // The node's users keep the process alive.
-    this.#channel.unref();
+    this.#stopListening = listenToEngines(options.node, (report) => this.#onReport(report as Report));
   }
 
   close(): void {
-    this.#channel.close();
+    this.#stopListening();
   }
 
   #onReport(report: Report): void {

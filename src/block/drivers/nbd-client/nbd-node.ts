@@ -52,7 +52,7 @@ export async function openNbdNode(
       }
       relay = new TlsRelay(server, { credentials, hostname: options.tlsHostname });
     }
-    const { connection, target } = await connectUntil(options, relay);
+    const { connection, target } = await connectUntil(options, { relay, logger: services.logger });
     try {
       return new NbdNode(options, { connection, target, relay, uri, logger: services.logger });
     } catch (error) {
@@ -77,11 +77,11 @@ function openError(uri: string, error: unknown): VduseError {
 /** Tries until it succeeds or open-timeout is over, once at least. */
 async function connectUntil(
   options: NbdNodeOptions,
-  relay: TlsRelay | undefined,
+  { relay, logger }: { relay: TlsRelay | undefined; logger: Logger },
 ): Promise<{ connection: OpenedConnection; target: ConnectTarget }> {
   const { server, exportName = '' } = options;
   const endMs = performance.now() + (server.type === 'fd' ? 0 : (options.openTimeout ?? 0) * 1000);
-  for (;;) {
+  for (let n = 0; ; n++) {
     try {
       const addresses = relay === undefined ? await resolveAddress(server) : [];
       const target = { addresses, relayFd: relay?.fd ?? -1, exportName };
@@ -90,6 +90,12 @@ async function connectUntil(
     } catch (error) {
       if (performance.now() + retryMs >= endMs) {
         throw error;
+      }
+      if (n === 0) {
+        logger.info(
+          { node: options.nodeName },
+          `cannot open '${nbdUri(server, exportName)}' yet: ${errorMessage(error)}; trying for ${options.openTimeout} s (open-timeout)`,
+        );
       }
       await sleep(retryMs);
     }
