@@ -19,6 +19,7 @@ import { convertNode } from '../../src/daemon/convert.js';
 import { StorageDaemon } from '../../src/daemon/storage-daemon.js';
 import { NbdDisk } from '../support/nbd-disk.js';
 import { makeTempDir } from '../support/temp-dir.js';
+import { until } from '../support/within.js';
 import { ServerProcess } from './nbd-servers.js';
 import { runProgram } from './programs.js';
 
@@ -165,6 +166,29 @@ describe('block status of real NBD servers', { skip, timeout: 120_000 }, () => {
     assert.ok(copied.subarray(4 * MiB, 5 * MiB).every((byte) => byte === 0x5a));
     assert.ok(copied.subarray(15 * MiB).every((byte) => byte === 0xa5));
     assert.ok(copied.subarray(0, 4 * MiB).every((byte) => byte === 0));
+    assert.ok(statSync(path).blocks * 512 <= 2 * MiB + 65_536, 'holes stay holes');
+  });
+
+  test('a mirror copies data and no holes', async (t) => {
+    const daemon = new StorageDaemon({ openBlockNode, exportCreators: {} });
+    t.after(() => daemon.close());
+    const path = place('.img');
+    writeFileSync(path, '');
+    truncateSync(path, 16 * MiB);
+    await daemon.addNode({
+      driver: 'nbd',
+      nodeName: 'from',
+      server: await nbdkit(t, ['file', sparseImage()]),
+    });
+    await daemon.addNode({ driver: 'file', nodeName: 'to', filename: path });
+    const job = await daemon.startMirror({ jobId: 'move', device: 'from', target: 'to', sync: 'full' });
+    await until('the mirror', () => job.isReady);
+    job.complete();
+    await job.ended;
+    assert.equal(job.error, undefined);
+    const copied = readFileSync(path);
+    assert.ok(copied.subarray(4 * MiB, 5 * MiB).every((byte) => byte === 0x5a));
+    assert.ok(copied.subarray(15 * MiB).every((byte) => byte === 0xa5));
     assert.ok(statSync(path).blocks * 512 <= 2 * MiB + 65_536, 'holes stay holes');
   });
 
