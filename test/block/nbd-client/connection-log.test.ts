@@ -65,7 +65,7 @@ test('a server that comes back: lost, one line for many attempts, and how long i
   );
   assert.match(
     attempt.msg,
-    /^cannot connect to 'nbd.*': .*(refused|no such file).*; 1 attempt in \d+\.\d s$/,
+    /^cannot connect to 'nbd.*': .*(refused|no such file).*; 1 attempt in \d+\.\d s, trying on for \d+\.\d s$/,
   );
   assert.match(
     back.msg,

@@ -81,6 +81,8 @@ export interface ConnectionLogOptions {
 /** Between two lines about attempts. */
 const attemptLineMs = 10_000;
 
+const seconds = (ms: number): string => `${(ms / 1000).toFixed(1)} s`;
+
 /** The node's side: a line when the server goes away, some while it is away, and one when it is back. */
 export class ConnectionLog {
   readonly #options: ConnectionLogOptions;
@@ -164,7 +166,21 @@ export class ConnectionLog {
     this.#nextLineMs = now + attemptLineMs;
     const { uri, explain } = this.#options;
     const count = this.#attempts === 1 ? '1 attempt' : `${this.#attempts} attempts`;
-    this.#log('warn', `cannot connect to '${uri}': ${explain() ?? reason}; ${count} in ${this.#awayFor}`);
+    this.#log(
+      'warn',
+      `cannot connect to '${uri}': ${explain() ?? reason}; ${count} in ${this.#awayFor}, ${this.#nextAttempt}`,
+    );
+  }
+
+  get #nextAttempt(): string {
+    const { isOnlyOnce, reconnectDelayMs } = this.#options;
+    const leftMs = this.#awaySinceMs + reconnectDelayMs - performance.now();
+    if (isOnlyOnce) {
+      return 'and nobody can connect again';
+    }
+    return leftMs > 0 && !this.#hasGivenUp
+      ? `trying on for ${seconds(leftMs)}`
+      : 'the next request tries again';
   }
 
   #onGaveUp(): void {
@@ -201,7 +217,7 @@ export class ConnectionLog {
   }
 
   get #awayFor(): string {
-    return `${((performance.now() - this.#awaySinceMs) / 1000).toFixed(1)} s`;
+    return seconds(performance.now() - this.#awaySinceMs);
   }
 
   #log(level: 'info' | 'warn' | 'error', message: string): void {
