@@ -289,8 +289,9 @@ export class Copier {
       if (zero) {
         await this.#zero(run.offset, run.length, run.address);
       } else {
-        await this.#write({ op: BlockOp.WRITE, ...run });
+        // Before: a write that fails may have left a part of its data.
         this.#remember(run.offset, run.length);
+        await this.#write({ op: BlockOp.WRITE, ...run });
       }
       at = end;
     }

@@ -248,7 +248,9 @@ function parentUser(parent: GraphNode, role: string): NodeUser {
     role,
     permissions: () => {
       const { uses, shares } = parent.permissions();
-      return { uses, shares: parent.pinsChildSize ? shares & ~Permission.RESIZE : shares };
+      const unshared =
+        (parent.pinsChildSize ? Permission.RESIZE : 0) | (parent.isBackedUp ? Permission.WRITE : 0);
+      return { uses, shares: shares & ~unshared };
     },
     resized: () => parent.resized(),
     parent,

@@ -175,6 +175,26 @@ describe('a backup', () => {
     load.checkSnapshot(readFileSync(target), { calledAt, startedAt });
   });
 
+  test('bears nobody who writes below its source, past it', async () => {
+    const filename = await addFile('file');
+    const target = await addFile('target');
+    await daemon.addNode({ driver: 'raw', nodeName: 'source', file: 'file', discard: 'unmap' });
+    const conflict = { code: 'BUSY', message: /'write' are both required .* and unshared by node 'source'/ };
+    await disks.export('file');
+    await assert.rejects(start(), conflict);
+    await daemon.deleteExport('export-file', 'hard');
+    const job = await start({ speed: 1 });
+    await assert.rejects(disks.export('file'), conflict);
+    const disk = await disks.export('source');
+    await disk.write(0, new Uint8Array(4096).fill(1));
+    job.setSpeed(0);
+    await job.ended;
+    assert.equal(job.error, undefined);
+    assert.ok(readFileSync(target).every((byte) => byte === 0));
+    assert.equal(readFileSync(filename)[0], 1);
+    await disks.export('file');
+  });
+
   test('that is cancelled lets the disk go on', async (t) => {
     const random = testRandom();
     t.diagnostic(`seed ${random.seed}`);

@@ -327,4 +327,25 @@ describe('a mirror', () => {
     await daemon.deleteNode('target');
     await daemon.deleteNode('source');
   });
+
+  test('takes nothing for zero where a write to the target failed', async () => {
+    const paths = { source: image(), file: image() };
+    for (const [nodeName, filename] of Object.entries(paths)) {
+      await daemon.addNode({ driver: 'file', nodeName, filename, discard: 'unmap' });
+    }
+    const rules = [{ on: 'write', effect: 'late-error', times: 1 }] as const;
+    await daemon.addNode({ driver: 'fault', nodeName: 'target', file: 'file', rules });
+    const disk = await disks.export('source');
+    await disk.write(MiB, new Uint8Array(4096).fill(7));
+    const request = { jobId: 'j', device: 'source', target: 'target', sync: 'full' } as const;
+    const job = await daemon.startMirror({ ...request, onTargetError: 'stop' });
+    await until(job, () => job.status === 'paused');
+    await disk.writeZeroes(MiB, 4096, { unmap: false });
+    job.resume();
+    await until(job, () => job.isReady);
+    job.complete();
+    await job.ended;
+    assert.equal(job.error, undefined);
+    assert.ok(readFileSync(paths.file).every((byte) => byte === 0));
+  });
 });

@@ -144,6 +144,11 @@ export class GraphNode extends NodeProxy {
     return this.#wraps.has(job);
   }
 
+  /** A job copies it as it was at one moment, and sees only what is written through it. */
+  get isBackedUp(): boolean {
+    return [...this.jobs.values()].some(({ isBackupOfIt }) => isBackupOfIt === true);
+  }
+
   /** Throws BUSY where jobs work on the node. */
   checkNoJob(options: { readonly butBackups?: boolean } = {}): void {
     for (const { kind, isBackupOfIt } of this.jobs.values()) {

@@ -72,7 +72,10 @@ export class BackupWork implements JobWork {
       void this.#targetLink.close();
       throw error;
     }
+    source.jobs.set(this, { kind: 'backup', isBackupOfIt: true });
     try {
+      // Nobody may write below the source from now on, past the job.
+      source.checkPermissions();
       this.#copier = new Copier({
         source: source.opened,
         target,
@@ -82,13 +85,13 @@ export class BackupWork implements JobWork {
         onCopied: (bytes) => this.#onCopied(bytes),
       });
     } catch (error) {
+      source.jobs.delete(this);
       void this.#targetLink.close();
       void this.#sourceLink.close();
       throw error;
     }
     this.#channel = new CopyChannel({ askFd: createEventFd(), doneFd: createEventFd() });
     this.#watcher = watchReadable(this.#channel.spec.askFd, () => this.#takeQuestions());
-    source.jobs.set(this, { kind: 'backup', isBackupOfIt: true });
     target.jobs.set(this, { kind: 'backup' });
   }
 
