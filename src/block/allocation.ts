@@ -5,7 +5,6 @@ import { addressOf } from '../native/ffi.js';
 import { BlockOp, canTellStatus, type EngineSpec } from './engine.js';
 import type { EngineClient } from './engine-client.js';
 import { type AllocationExtent, extentBytes, wholeExtents } from './extent-list.js';
-import type { BlockNode } from './node.js';
 
 /** Extents of one answer: whoever wants more asks again from where they end. */
 const extentsMax = 1024;
@@ -17,19 +16,28 @@ interface Range {
   readonly length: number;
 }
 
+interface AlignedRange extends Range {
+  /** Extents have whole blocks of so many bytes, counted from the offset; the node's own when absent. */
+  readonly alignment?: number;
+}
+
 /**
  * The extents of the client's node from `offset` on, at least one, up to `length` bytes. A node that cannot tell, or
  * fails to, is all data.
  */
-export async function allocationExtents(client: EngineClient, range: Range): Promise<AllocationExtent[]> {
+export async function allocationExtents(
+  client: EngineClient,
+  range: AlignedRange,
+): Promise<AllocationExtent[]> {
   const { node } = client;
+  const alignment = Math.max(node.limits.requestAlignment, range.alignment ?? 1);
   if (range.length > 0 && canTellStatus(node.engine)) {
-    return engineExtents(client, range);
+    return engineExtents(client, range, alignment);
   }
   const place = fileBelow(node.engine, range.offset);
   return place === undefined || range.length === 0
     ? [{ length: range.length, hole: false, zero: false }]
-    : fileExtents(node, place.fd, { offset: place.offset, length: range.length });
+    : fileExtents(place.fd, { offset: place.offset, length: range.length, alignment });
 }
 
 /** Whether all of a node is known to read as zeroes. */
@@ -47,7 +55,11 @@ export async function readsAsZeroes(client: EngineClient): Promise<boolean> {
   return at >= size;
 }
 
-async function engineExtents(client: EngineClient, { offset, length }: Range): Promise<AllocationExtent[]> {
+async function engineExtents(
+  client: EngineClient,
+  { offset, length }: Range,
+  alignment: number,
+): Promise<AllocationExtent[]> {
   const list = new Uint32Array(extentsMax * (extentBytes / Uint32Array.BYTES_PER_ELEMENT));
   const request = { offset, length, address: addressOf(list), addressBytes: list.byteLength };
   try {
@@ -56,22 +68,24 @@ async function engineExtents(client: EngineClient, { offset, length }: Range): P
     // Reading tells what is wrong, if anything is.
     return [{ length, hole: false, zero: false }];
   }
-  return wholeExtents(list, client.node.limits.requestAlignment);
+  return wholeExtents(list, alignment);
 }
 
-function fileExtents(node: BlockNode, fd: number, range: Range): AllocationExtent[] {
-  const end = range.offset + range.length;
+function fileExtents(fd: number, range: Required<AlignedRange>): AllocationExtent[] {
+  const { offset, length, alignment } = range;
+  const end = offset + length;
   const extents: AllocationExtent[] = [];
-  let at = range.offset;
+  let at = offset;
   while (at < end && extents.length < extentsMax) {
-    const data = firstData(fd, at, end, node.limits.requestAlignment);
+    const found = firstData(fd, at, end);
+    const data = Math.max(at, found === end ? end : found - ((found - offset) % alignment));
     if (data > at) {
       extents.push({ length: data - at, hole: true, zero: true });
       at = data;
       continue;
     }
     const hole = seekFile(fd, 'hole', at);
-    const next = hole <= at ? end : Math.min(end, alignUp(hole, node.limits.requestAlignment));
+    const next = hole <= at ? end : Math.min(end, offset + alignUp(hole - offset, alignment));
     extents.push({ length: next - at, hole: false, zero: false });
     at = next;
   }
@@ -89,12 +103,12 @@ function fileBelow(engine: EngineSpec, offset: number): { fd: number; offset: nu
 }
 
 /** Where data begins: `at` itself when that cannot be told, `end` when there is none before it. */
-function firstData(fd: number, at: number, end: number, alignment: number): number {
+function firstData(fd: number, at: number, end: number): number {
   const found = seekFile(fd, 'data', at);
   if (found === -Errno.ENXIO) {
     return end;
   }
-  return found < at ? at : Math.min(end, Math.max(at, found - (found % alignment)));
+  return found < at ? at : Math.min(end, found);
 }
 
 function alignUp(value: number, alignment: number): number {

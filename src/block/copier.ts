@@ -266,7 +266,8 @@ export class Copier {
 
   async #copy(offset: number, length: number, address: number): Promise<void> {
     let at = offset;
-    for (const extent of await allocationExtents(this.#source, { offset, length })) {
+    const alignment = this.#options.target.limits.requestAlignment;
+    for (const extent of await allocationExtents(this.#source, { offset, length, alignment })) {
       await (extent.zero
         ? this.#zero(at, extent.length)
         : this.#copyData(at, extent.length, address + (at - offset)));

@@ -1,6 +1,6 @@
 /** Copies between nodes. */
 import assert from 'node:assert/strict';
-import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, statSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { openLocalNode } from '../../src/block/drivers/local-node.js';
@@ -40,6 +40,46 @@ describe('a conversion', () => {
     assert.equal(progress.at(-1), bytes.length);
     assert.ok(readFileSync(path).subarray(0, bytes.length).equals(bytes));
     assert.ok(statSync(path).blocks * 512 <= 4 * 65_536 + 65_536);
+  });
+
+  test('asks a target of large blocks for whole ones, wherever the source has its holes', async () => {
+    const path = image('odd', new Uint8Array(MiB));
+    truncateSync(path, 0);
+    truncateSync(path, MiB);
+    const fd = openSync(path, 'r+');
+    for (const at of [4096 * 3, 4096 * 40, MiB - 8192]) {
+      writeSync(fd, new Uint8Array(4096).fill(7), 0, 4096, at);
+    }
+    closeSync(fd);
+    // What is aligned in the file is not in a node that begins behind its first sector.
+    const file = { driver: 'file', filename: path } as const;
+    const source = await openBlockNode({ driver: 'raw', nodeName: 'a', offset: 512, size: MiB - 8192, file });
+    for (const without of [[], ['writeZeroes', 'discard']] as const) {
+      const to = new MemoryDisk({ size: MiB, blockSize: 4096, without });
+      to.bytes.fill(9);
+      await convertNode({ source, target: openLocalNode({ nodeName: 'b', driver: 'array', device: to }) });
+      assert.ok(
+        readFileSync(path)
+          .subarray(512, MiB - 7680)
+          .equals(to.bytes.subarray(0, MiB - 8192)),
+      );
+      for (const { call, offset, length } of to.calls) {
+        assert.deepEqual([offset % 4096, length % 4096], [0, 0], `${call} of ${length} at ${offset}`);
+      }
+    }
+    await source.close();
+    const odd = openLocalNode({
+      nodeName: 'c',
+      driver: 'array',
+      device: new MemoryDisk({ size: MiB - 512 }),
+    });
+    const large = new MemoryDisk({ size: MiB, blockSize: 4096 });
+    await assert.rejects(
+      convertNode({ source: odd, target: openLocalNode({ nodeName: 'd', driver: 'array', device: large }) }),
+      {
+        message: /^node 'd' takes requests of 4096 bytes, of which the 1048064 bytes of 'c' are no multiple$/,
+      },
+    );
   });
 
   test('overwrites what the target had, from and to block drivers of users too', async () => {

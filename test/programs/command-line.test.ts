@@ -28,18 +28,68 @@ describe('vduse', () => {
     assert.equal(stderr, '');
   });
 
-  for (const command of ['export', 'create', 'list', 'resize', 'remove', 'doctor']) {
+  const commands = [
+    'export',
+    'serve',
+    'create',
+    'convert',
+    'list',
+    'resize',
+    'remove',
+    'doctor',
+    'mirror',
+    'qmp',
+    'top',
+    'bench',
+  ];
+
+  it('lists all of its commands, and the exit statuses', () => {
+    const { stdout } = vduse('help');
+    const listed = [...stdout.matchAll(/^ {2}([a-z]+) .*\[options\]|^ {2}(qmp) /gm)].map(
+      ([, name, other]) => name ?? other,
+    );
+    assert.deepEqual(listed.sort(), [...commands].sort());
+    assert.match(stdout, /Exit status: 0 done; 1 it failed; 2 the command line is wrong; 128 \+ n /);
+  });
+
+  for (const command of commands) {
     it(`has help with an example for ${command}`, () => {
       const { status, stdout } = vduse(command, '--help');
       assert.equal(status, 0);
       assert.match(stdout, new RegExp(`Examples:\\n {2}vduse ${command}`));
+      assert.ok(
+        stdout.split('\n').every((line) => line.length <= 120),
+        'lines fit on a screen',
+      );
     });
   }
 
   const wrong: [string[], RegExp][] = [
     [[], /no command was given/],
     [['exprt', 'x'], /unknown command 'exprt'\n {2}hint: Did you mean export\?/],
-    [['export'], /missing required argument 'image'/],
+    [['help', 'exprt'], /unknown command 'exprt'\n {2}hint: Did you mean export\?/],
+    [['help', 'what'], /unknown command 'what'\n {2}hint: There are: export, serve, /],
+    [['export'], /missing required argument 'image'\n {2}hint: See vduse export --help\./],
+    [['export', ''], /an image has no empty name/],
+    [['serve', 'x'], /required option '--nbd <address>' not specified/],
+    [['serve', 'x', '--nbd', 'tcp:99999'], /--nbd: 'tcp:99999': a port is at most 65535/],
+    [['serve', '', '--nbd', 'x'], /an image has no empty name/],
+    [['convert', 'x'], /missing required argument 'target'\n {2}hint: See vduse convert --help\./],
+    [['convert', '', 'x'], /an image has no empty name/],
+    [['convert', 'x', 'y', 'z'], /too many arguments/],
+    [['convert', 'driver=file', 'y'], /driver=file: Parameter 'filename' is missing/],
+    [['convert', 'driver=file,filename=x,foo=1', 'y'], /Parameter 'foo' is unexpected\n {2}hint: known: /],
+    [['mirror', 'a', 'b'], /required option '--monitor <socket>' not specified/],
+    [['mirror', 'a', '', '--monitor', 'x'], /an image has no empty name/],
+    [['mirror', 'a', 'b', '--monitor', 'x', '--sync', 'half'], /Allowed choices are full, top, none/],
+    [['mirror', 'a', 'b', '--monitor', 'x', '--speed', '-5'], /--speed: size '-5': it is no size/],
+    [['bench'], /missing required argument 'node'\n {2}hint: See vduse bench --help\./],
+    [['bench', ''], /an image has no empty name/],
+    [['list', 'x'], /too many arguments/],
+    [['qmp'], /missing required argument 'socket'/],
+    [['qmp', 'x', 'query-jobs', 'what'], /'what' is no KEY=VALUE/],
+    [['top'], /missing required argument 'socket'/],
+    [['top', 'x', '--interval', '1'], /--interval: '1' is no whole number from 50/],
     [['export', 'x', '--quues', '2'], /unknown option '--quues'\n {2}hint: Did you mean --queues\?/],
     [['export', 'x', '--queues', '0'], /--queues: '0' is no whole number from 1/],
     [['export', 'x', '--queue-size', '3'], /--queue-size: '3' is no whole number from 4/],

@@ -51,7 +51,7 @@ export function exportCommand(context: CommandContext): Command {
         '--queues <n>',
         'queues of the device',
         integerIn({ min: 1, max: limits.queueCountMax }),
-      ).default(queues, `${QUEUES_DEFAULT_MAX}, or as many as there are cores`),
+      ).default(queues, `${QUEUES_DEFAULT_MAX}, or one per core where there are fewer`),
     )
     .addOption(
       checkedOption('--queue-size <n>', 'elements of each queue', powerOfTwoIn(queueSizes)).default(256),

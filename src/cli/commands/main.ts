@@ -1,8 +1,9 @@
 /** The program `vduse`: its commands, and what is left of a command line that is wrong. */
-import { CommanderError } from 'commander';
+import { type Command, CommanderError } from 'commander';
 import { packageVersion } from '../../daemon/version.js';
+import { nearest } from '../../qmp/nearest.js';
 import { type CommandContext, createCommand, usageError } from '../support/command.js';
-import { ExitStatus, exitStatusOf, sayError } from '../support/errors.js';
+import { ExitStatus, exitStatusOf, sayError, UsageError } from '../support/errors.js';
 import { Terminal } from '../support/terminal.js';
 import { benchCommand } from './bench.js';
 import { convertCommand } from './convert.js';
@@ -24,8 +25,20 @@ Examples:
   vduse export disk.img           prints /dev/vdX; Ctrl-C takes it away
   vduse list
   vduse serve disk.img --nbd /tmp/disk.sock    over NBD, without the kernel and without root
+  vduse convert disk.img nbd://storage/disk
 
-Exit status: 0 done; 1 it failed; 2 the command line is wrong; 128 + n ended by signal n before the disk was there.`;
+'vduse COMMAND --help' has the options of a command, and examples.
+
+Exit status: 0 done; 1 it failed; 2 the command line is wrong; 128 + n ended by signal n before it was done.`;
+
+const commandGroups: readonly [string, readonly ((context: CommandContext) => Command)[]][] = [
+  [
+    'Disks of this machine:',
+    [exportCommand, serveCommand, listCommand, resizeCommand, removeCommand, doctorCommand],
+  ],
+  ['Images and storage:', [createImageCommand, convertCommand, benchCommand]],
+  ['Daemons that run:', [mirrorCommand, topCommand, qmpCommand]],
+];
 
 /** Returns the exit status. */
 export async function main(args: readonly string[]): Promise<number> {
@@ -37,43 +50,58 @@ export async function main(args: readonly string[]): Promise<number> {
     print: (text) => void process.stdout.write(text),
     exitStatus: ExitStatus.OK,
   };
+  const program = createProgram(context);
   try {
-    await createProgram(context).parseAsync(args, { from: 'user' });
+    checkHelpTopic(program, args);
+    await program.parseAsync(args, { from: 'user' });
     return context.exitStatus;
   } catch (error) {
-    return explain(context, error);
+    return explain(context, error, commandOf(program, args[0]));
   }
 }
 
-function createProgram(context: CommandContext) {
+function createProgram(context: CommandContext): Command {
   const program = createCommand('vduse', 'Disk images as /dev/vdX, served by this process through VDUSE.')
     .version(`vduse ${packageVersion}`, '-V, --version', 'show the version')
+    .commandsGroup('Help:')
     .helpCommand('help [command]', 'show the help of a command')
     .addHelpText('after', afterHelp);
-  for (const create of [
-    exportCommand,
-    serveCommand,
-    createImageCommand,
-    convertCommand,
-    listCommand,
-    resizeCommand,
-    removeCommand,
-    doctorCommand,
-    mirrorCommand,
-    qmpCommand,
-    topCommand,
-    benchCommand,
-  ]) {
-    program.addCommand(create(context));
+  for (const [heading, commands] of commandGroups) {
+    program.commandsGroup(heading);
+    for (const create of commands) {
+      program.addCommand(create(context));
+    }
   }
   return program;
 }
 
-function explain(context: CommandContext, error: unknown): number {
+function commandOf(program: Command, name: string | undefined): Command | undefined {
+  return program.commands.find((command) => command.name() === name);
+}
+
+/** The parser takes `help` of a command that there is not for a call without a command. */
+function checkHelpTopic(program: Command, [first, topic]: readonly string[]): void {
+  if (first === 'help' && topic !== undefined && commandOf(program, topic) === undefined) {
+    const names = program.commands.map((command) => command.name());
+    const near = nearest(topic, names);
+    throw new UsageError(
+      `unknown command '${topic}'`,
+      near === undefined ? `There are: ${names.join(', ')}.` : `Did you mean ${near}?`,
+    );
+  }
+}
+
+function explain(context: CommandContext, error: unknown, command: Command | undefined): number {
   const told = error instanceof CommanderError ? usageError(error) : error;
   if (told === undefined) {
     return ExitStatus.OK;
   }
-  sayError(context.terminal, told);
+  sayError(context.terminal, told instanceof UsageError ? withHint(told, command) : told);
   return exitStatusOf(told);
+}
+
+/** Where there is nothing better to do, help is to be read. */
+function withHint(error: UsageError, command: Command | undefined): UsageError {
+  const help = command === undefined ? 'vduse --help' : `vduse ${command.name()} --help`;
+  return error.hint === undefined ? new UsageError(error.message, `See ${help}.`) : error;
 }

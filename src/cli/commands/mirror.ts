@@ -30,10 +30,14 @@ Examples:
 
 export function mirrorCommand(context: CommandContext): Command {
   return createCommand('mirror', 'move a disk in use to other storage')
+    .usage('[options] --monitor <socket> <node> <target>')
     .argument('<node>', 'name of the node that is in use')
     .argument('<target>', "a node's name, or an image, disk or filename to write")
     .addOption(
-      new Option('--monitor <socket>', "the monitor's socket, or the name of a device").makeOptionMandatory(),
+      new Option(
+        '--monitor <socket>',
+        "the monitor's socket, or the name of a device (required)",
+      ).makeOptionMandatory(),
     )
     .option('--create', 'make the target, an image file of the right size')
     .option('-f, --force', 'with --create: replace a file that exists; its contents are lost')

@@ -6,6 +6,7 @@ import { NBD_PORT, type NbdAddress } from '../../nbd/nbd-server.js';
 import { checkDeviceName } from '../../transport/vduse/device-name.js';
 import {
   type CommandContext,
+  checked,
   checkedOption,
   createCommand,
   integerIn,
@@ -25,8 +26,9 @@ export interface ServeFlags extends LogOptions {
 }
 
 const examples = `
-ADDRESS is a path (a Unix socket, for this user only), or tcp:PORT on this machine's loopback (tcp: alone is port ${NBD_PORT}).
-The image is served by the same virtio-blk device as with 'vduse export'; the software driver plays the kernel.
+ADDRESS is a path (a Unix socket, for this user only), or tcp:PORT on this machine's loopback (tcp: alone is port
+${NBD_PORT}). IMAGE is what 'vduse export' takes. It is served by the same virtio-blk device as there; the
+software driver plays the kernel.
 
 Examples:
   vduse serve disk.img --nbd /tmp/disk.sock
@@ -35,9 +37,10 @@ Examples:
 
 export function serveCommand(context: CommandContext): Command {
   return createCommand('serve', 'serve an image over NBD, without the kernel and without root')
+    .usage('[options] --nbd <address> <image>')
     .argument('<image>', 'image file, block device, null:SIZE or memory:SIZE')
     .addOption(
-      new Option('--nbd <address>', 'where to listen; may be given several times')
+      new Option('--nbd <address>', 'where to listen (required); may be given several times')
         .argParser(collectAddress)
         .makeOptionMandatory(),
     )
@@ -81,7 +84,7 @@ function parseName(name: string): string {
 }
 
 function collectAddress(text: string, before: readonly NbdAddress[] = []): NbdAddress[] {
-  return [...before, parseAddress(text)];
+  return [...before, checked('--nbd', () => parseAddress(text))];
 }
 
 function parseAddress(text: string): NbdAddress {
@@ -91,7 +94,7 @@ function parseAddress(text: string): NbdAddress {
   }
   const port = tcp[1] === '' ? NBD_PORT : Number(tcp[1]);
   if (port > 65_535) {
-    throw new VduseError('INVALID_ARGUMENT', `--nbd ${text}: a port is at most 65535`);
+    throw new VduseError('INVALID_ARGUMENT', `'${text}': a port is at most 65535`);
   }
   return { type: 'tcp', port };
 }

@@ -5,10 +5,11 @@ import { fileNodeOptions } from '../../daemon/export-disk.js';
 import { filenameOptions } from '../../daemon/options/filename.js';
 import { isJsonObject, type JsonObject } from '../../qmp/json-value.js';
 import { checked } from './command.js';
-import { experimentNode } from './image-source.js';
+import { checkImageName, experimentNode } from './image-source.js';
 
 /** Without a node name, unless the argument has one. Throws UsageError. */
 export function blockdevArgument(text: string): JsonObject {
+  checkImageName(text);
   const experiment = experimentNode(text, '');
   if (experiment !== undefined) {
     return { driver: experiment.driver, size: experiment.size };

@@ -7,8 +7,9 @@ export const ExitStatus = { OK: 0, FAILURE: 1, USAGE: 2 } as const;
 
 /** A command line that is wrong, whatever the machine is like. */
 export class UsageError extends VduseError {
-  constructor(message: string, hint = 'See vduse --help.') {
-    super('INVALID_ARGUMENT', message, { hint });
+  /** Without a hint, the command's help is where it says what to do. */
+  constructor(message: string, hint?: string) {
+    super('INVALID_ARGUMENT', message, hint === undefined ? {} : { hint });
     this.name = 'UsageError';
   }
 }

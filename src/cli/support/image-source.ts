@@ -6,6 +6,13 @@ import { parseSize, sectorBytes } from './size.js';
 
 const experimentPattern = /^(null|memory):(.*)$/s;
 
+/** An empty text would be the current directory. Throws UsageError. */
+export function checkImageName(image: string): void {
+  if (image === '') {
+    throw new UsageError('an image has no empty name', 'Is a variable of the shell empty?');
+  }
+}
+
 /** What an experiment's device is called by default: `null` or `memory`; undefined for a path. */
 export function experimentName(image: string): string | undefined {
   return experimentPattern.exec(image)?.[1];

@@ -11,10 +11,11 @@ import { objectOptions, toUserObject } from '../../daemon/options/object-options
 import { StorageDaemon } from '../../daemon/storage-daemon.js';
 import { parseOptionArgument } from '../storage-daemon/option-argument.js';
 import { checked } from './command.js';
-import { experimentNode } from './image-source.js';
+import { checkImageName, experimentNode } from './image-source.js';
 
 /** What a NODE argument stands for: a path, an experiment, or a filename as QEMU takes it. Throws UsageError. */
 export function nodeArgument(text: string, nodeName: string): BlockNodeOptions {
+  checkImageName(text);
   return (
     experimentNode(text, nodeName) ??
     checked(text, () => namedNodeOptions(text, nodeName)) ??

@@ -8,7 +8,7 @@ import { type CommandContext, checked } from './command.js';
 import { UsageError } from './errors.js';
 import { JsonReport, TextReport } from './export-report.js';
 import { ExportSession, type ExportSettings } from './export-session.js';
-import { experimentName, experimentNode } from './image-source.js';
+import { checkImageName, experimentName, experimentNode } from './image-source.js';
 import type { LogOptions } from './log-options.js';
 import { terminalLogger } from './logger.js';
 
@@ -46,6 +46,7 @@ export function runExport(image: string, flags: ExportFlags, context: CommandCon
 
 /** Throws UsageError for options that do not go together. */
 export function exportSettings(image: string, flags: ExportFlags): ExportSettings {
+  checkImageName(image);
   if (!flags.attach && flags.vhost === true) {
     throw new UsageError('--vhost and --no-attach exclude each other');
   }

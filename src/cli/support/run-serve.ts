@@ -4,7 +4,7 @@ import { openSoftwareDisk } from '../../daemon/open-software-disk.js';
 import type { NbdAddress } from '../../nbd/nbd-server.js';
 import type { ServeFlags } from '../commands/serve.js';
 import type { CommandContext } from './command.js';
-import { experimentNode } from './image-source.js';
+import { checkImageName, experimentNode } from './image-source.js';
 import { terminalLogger } from './logger.js';
 
 /** How clients name an address: the URI that nbdinfo, qemu-img and fio take. */
@@ -17,6 +17,7 @@ function nbdUri(address: NbdAddress, exportName: string): string {
 
 /** Serves until SIGINT, SIGTERM or SIGHUP; requests in flight end first. */
 export async function runServe(image: string, flags: ServeFlags, context: CommandContext): Promise<void> {
+  checkImageName(image);
   // Before anything is there to be cleaned up: a signal is kept until the disk can be taken down.
   const stop = Promise.race(['SIGINT', 'SIGTERM', 'SIGHUP'].map((signal) => once(process, signal)));
   const { name, queues, queueSize, exportName, bounce = false } = flags;

@@ -90,12 +90,14 @@ export class LoadGenerator implements BlockCompletionSink, EventSource {
   poll(): number {
     const now = performance.now();
     if (!this.#isRunning) {
-      return this.#drain(now);
+      this.#drain(now);
+      return 0;
     }
     if (now >= this.#endMs || Atomics.load(this.#context.control, Control.STOPPED) !== 0) {
       this.#endMs = Math.min(now, this.#endMs);
       this.#isRunning = false;
-      return this.#drain(now);
+      this.#drain(now);
+      return 0;
     }
     const { depth } = this.#spec;
     let started = 0;
@@ -113,7 +115,8 @@ export class LoadGenerator implements BlockCompletionSink, EventSource {
     const { reactor } = this.#context;
     const untilEnd = Math.max(1, this.#endMs - performance.now());
     reactor.sleepMs = Math.min(sleepMsMax, this.#isRunning ? untilEnd : sleepMsMax);
-    return false;
+    // What has ended at once, or since the last look, makes room for more.
+    return this.#isRunning && this.#table.inFlight < this.#spec.depth;
   }
 
   onCompletion(): void {}
@@ -153,20 +156,16 @@ export class LoadGenerator implements BlockCompletionSink, EventSource {
     this.#engine.submit(slot);
   }
 
-  /** Returns what `poll` does: an end is work, or the thread would sleep before it sees that it is to stop. */
-  #drain(now: number): number {
+  #drain(now: number): void {
     if (this.#isDone || this.#endMs === 0) {
-      return 0;
+      return;
     }
     if (this.#table.inFlight === 0) {
       this.#isDone = true;
       this.#context.onDone();
-      return 1;
-    }
-    if (!this.#isCancelled && now > this.#endMs + cancelAfterMs) {
+    } else if (!this.#isCancelled && now > this.#endMs + cancelAfterMs) {
       this.#isCancelled = true;
       this.#engine.cancel();
     }
-    return 0;
   }
 }
