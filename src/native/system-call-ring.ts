@@ -1,11 +1,14 @@
 // Hot file: synchronous, no allocation per entry, no throw after construction.
 /**
  * What the project uses of io_uring, made of ordinary system calls, for where io_uring is forbidden: containers'
- * seccomp profiles, kernel.io_uring_disabled. `submit` carries the entries out one after the other on the calling
- * thread, so a request of a slow disk keeps the thread's other queues waiting; polls are epoll's.
+ * seccomp profiles, kernel.io_uring_disabled. Reads and writes with O_DIRECT are the kernel's older asynchronous
+ * ones. The other entries `submit` carries out one after the other on the calling thread, so a request of a slow disk
+ * keeps the thread's other queues waiting; polls are epoll's.
  */
 import { Errno } from './errno.js';
+import { OpenFlag } from './fd.js';
 import { addressOf, errno, libcCalls } from './ffi.js';
+import { AioOperation, type AioSink, KernelAio } from './kernel-aio.js';
 import { PollSet } from './poll-set.js';
 import {
   type CompletionHandler,
@@ -25,6 +28,11 @@ const CLOCK_MONOTONIC = 1;
 const TFD_CLOEXEC = 0o2000000;
 const timespecBytes = 16;
 const two32 = 0x1_0000_0000;
+const F_GETFL = 3;
+/** Transfers in flight at most: any more are carried out at once. A system's share is 65536 for all (fs.aio-max-nr). */
+const aioEntries = 128;
+/** The poll of the asynchronous transfers' own eventfd. No source has that number. */
+const aioSource = 0xffff_ffff;
 
 /** The entries, a column each. */
 class SubmissionColumns {
@@ -52,7 +60,7 @@ class SubmissionColumns {
 /** Completions as io_uring lays them out: token, source, result and flags, a 32-bit word each. */
 const completionWords = 4;
 
-export class SystemCallRing implements Ring {
+export class SystemCallRing implements Ring, AioSink {
   readonly fd: number;
   readonly entries: number;
   readonly #polls = new PollSet();
@@ -71,6 +79,11 @@ export class SystemCallRing implements Ring {
   /** struct itimerspec, of no interval. */
   readonly #timer = new Uint32Array(new ArrayBuffer(2 * timespecBytes));
   readonly #timerAddress = addressOf(this.#timer);
+  /** Opened for the first transfer with O_DIRECT; undefined before, null where the kernel has none. */
+  #aio: KernelAio | null | undefined;
+  /** The descriptor looked at last within a submission, and whether it has O_DIRECT. */
+  #lookedFd = -1;
+  #lookedDirect = false;
   /** Whether the last wait has already looked for events: the next reap need not. */
   #looked = false;
 
@@ -134,6 +147,8 @@ export class SystemCallRing implements Ring {
 
   submit(): number {
     const count = this.pending;
+    // A number may be another file's by now.
+    this.#lookedFd = -1;
     for (let n = 0; n < count; n++) {
       const index = this.#sqHead & this.#sqMask;
       this.#sqHead = (this.#sqHead + 1) | 0;
@@ -142,6 +157,7 @@ export class SystemCallRing implements Ring {
         this.#complete(this.#sq.source[index], this.#sq.token[index], result, 0);
       }
     }
+    this.#aio?.start(this);
     return 0;
   }
 
@@ -152,7 +168,7 @@ export class SystemCallRing implements Ring {
   }
 
   hasCompletions(): boolean {
-    return this.#cqHead !== this.#cqTail;
+    return this.#cqHead !== this.#cqTail || this.#aio?.hasCompletions === true;
   }
 
   /** At most four submission queues full, as io_uring's own completion queue has it. */
@@ -161,6 +177,7 @@ export class SystemCallRing implements Ring {
       this.#look(0);
     }
     this.#looked = false;
+    this.#aio?.reap(this);
     const count = Math.min((this.#cqTail - this.#cqHead) | 0, this.#reapMax);
     for (let n = 0; n < count; n++) {
       // Read anew each time: the handler may submit, and the queue grow.
@@ -173,7 +190,14 @@ export class SystemCallRing implements Ring {
   }
 
   close(): void {
+    this.#aio?.close();
     this.#polls.close();
+  }
+
+  // AioSink
+
+  complete(source: number, token: number, result: number): void {
+    this.#complete(source, token, result, 0);
   }
 
   /** Turns the events that are there, or come within the time, into completions. Returns 0 or a negative errno. */
@@ -182,7 +206,7 @@ export class SystemCallRing implements Ring {
     this.#looked = true;
     for (let n = 0; n < count; n++) {
       const poll = this.#polls.poll(n);
-      if (poll !== undefined) {
+      if (poll !== undefined && poll.source !== aioSource) {
         const flags = poll.multishot ? CqeFlag.MORE : 0;
         this.#complete(poll.source, poll.token, poll.result ?? this.#polls.mask(n), flags);
       }
@@ -226,7 +250,7 @@ export class SystemCallRing implements Ring {
       case RingOp.WRITE:
       case RingOp.READV:
       case RingOp.WRITEV:
-        return answer(this.#transfer(index));
+        return this.#isDirect(fd) && this.#prepareAio(index) ? armed : answer(this.#transfer(index));
       case RingOp.FSYNC: {
         const dataOnly = (sq.opFlags[index] & FsyncFlag.DATASYNC) !== 0;
         return answer(dataOnly ? libcCalls.fdatasync(fd) : libcCalls.fsync(fd));
@@ -244,6 +268,46 @@ export class SystemCallRing implements Ring {
       default:
         return -Errno.EINVAL;
     }
+  }
+
+  #isDirect(fd: number): boolean {
+    if (fd !== this.#lookedFd) {
+      const flags = libcCalls.fcntlNumber(fd, F_GETFL, 0);
+      this.#lookedFd = fd;
+      this.#lookedDirect = flags >= 0 && (flags & OpenFlag.O_DIRECT) !== 0;
+    }
+    return this.#lookedDirect;
+  }
+
+  /** Prepares an asynchronous transfer. False: it can't be one now. */
+  #prepareAio(index: number): boolean {
+    const aio = this.#aio === undefined ? this.#openAio() : this.#aio;
+    if (aio === null || !aio.hasRoom) {
+      return false;
+    }
+    const sq = this.#sq;
+    aio.prepare(
+      aioOperation(sq.op[index]),
+      sq.fd[index],
+      sq.address[index],
+      sq.length[index],
+      sq.offset[index],
+      sq.opFlags[index],
+      sq.source[index],
+      sq.token[index],
+    );
+    return true;
+  }
+
+  #openAio(): KernelAio | null {
+    let aio = KernelAio.open(aioEntries) ?? null;
+    const poll = { source: aioSource, token: 0, multishot: true };
+    if (aio !== null && this.#polls.add(aio.eventFd, pollIn, poll) !== 0) {
+      aio.close();
+      aio = null;
+    }
+    this.#aio = aio;
+    return aio;
   }
 
   #transfer(index: number): number {
@@ -301,7 +365,7 @@ export class SystemCallRing implements Ring {
     return result === 0 ? armed : result;
   }
 
-  /** Only polls and timers are ever in flight: everything else has ended when its submission returned. */
+  /** Of what is in flight only polls and timers can be cancelled: a disk's transfer ends when it ends. */
   #cancel(target: number): number {
     const token = target % two32;
     const source = Math.floor(target / two32);
@@ -315,6 +379,19 @@ export class SystemCallRing implements Ring {
 
 /** A result that no system call gives. */
 const armed = -0x8000_0000;
+
+function aioOperation(op: number): number {
+  switch (op) {
+    case RingOp.READ:
+      return AioOperation.PREAD;
+    case RingOp.WRITE:
+      return AioOperation.PWRITE;
+    case RingOp.READV:
+      return AioOperation.PREADV;
+    default:
+      return AioOperation.PWRITEV;
+  }
+}
 
 function answer(result: number): number {
   return result < 0 ? -errno() : result;

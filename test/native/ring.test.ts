@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, afterEach, beforeEach, describe, it } from 'node:test';
+import { after, afterEach, beforeEach, describe, it, type TestContext } from 'node:test';
 import fc from 'fast-check';
 import { Errno } from '../../src/native/errno.js';
 import {
@@ -107,6 +107,83 @@ function suite(kind: RingKind): void {
   function prepareNop(token: number): void {
     ring.prepare(RingOp.NOP, -1, 0, 0, 0, 0, 0, 1, token);
   }
+
+  describe('files with O_DIRECT', () => {
+    const block = 4096;
+    const blocks = 200;
+    const content = Uint8Array.from({ length: blocks * block }, (_, n) => n / block);
+
+    /** As `withFile`, without the page cache; a skipped test where the file system has no such thing. */
+    function withDirectFile(t: TestContext, use: (fd: number, path: string) => void): void {
+      const path = join(directory, 'direct');
+      writeFileSync(path, content);
+      let fd: number;
+      try {
+        fd = openFile(path, OpenFlag.O_RDWR | OpenFlag.O_DIRECT);
+      } catch (error) {
+        t.skip(`${directory} takes no O_DIRECT: ${(error as Error).message}`);
+        return;
+      }
+      try {
+        use(fd, path);
+      } finally {
+        closeFd(fd);
+      }
+    }
+
+    it('reads and writes many blocks, each once', (t) =>
+      withDirectFile(t, (fd, path) => {
+        memory.bytes.fill(0xee);
+        for (let n = 0; n < blocks; n++) {
+          ring.prepare(RingOp.READ, fd, memory.hostAddress + n * block, block, n * block, 0, 0, 7, n);
+        }
+        collect(ring, collector, blocks);
+        assert.deepEqual(
+          collector.tokens,
+          Array.from({ length: blocks }, (_, n) => n),
+        );
+        assert.ok(collector.all.every(({ source, result }) => source === 7 && result === block));
+        assert.deepEqual(memory.bytes.subarray(0, content.length), content);
+
+        memory.bytes.fill(0x5a);
+        collector.all.length = 0;
+        const [from, last] = [memory.hostAddress, (blocks - 1) * block];
+        memory.view.setBigUint64(8 * block, BigInt(from), true);
+        memory.view.setBigUint64(8 * block + 8, BigInt(block), true);
+        ring.prepare(RingOp.WRITE, fd, from, block, 0, RwFlag.DSYNC, 0, 7, 0xffff_fffe);
+        ring.prepare(RingOp.WRITEV, fd, from + 8 * block, 1, last, 0, 0, 7, 2);
+        collect(ring, collector, 2);
+        assert.equal(collector.resultOf(0xffff_fffe), block);
+        assert.equal(collector.resultOf(2), block);
+        const written = readFileSync(path);
+        assert.ok(written.subarray(0, block).every((byte) => byte === 0x5a));
+        assert.ok(written.subarray(last).every((byte) => byte === 0x5a));
+        assert.deepEqual(written.subarray(block, last), Buffer.from(content.subarray(block, last)));
+      }));
+
+    it('tells what the file refuses, and goes on behind it', (t) =>
+      withDirectFile(t, (fd, path) => {
+        const wrong = openFile(path, OpenFlag.O_RDONLY | OpenFlag.O_DIRECT);
+        ring.prepare(RingOp.READ, fd, memory.hostAddress, block, block, 0, 0, 1, 1);
+        ring.prepare(RingOp.READ, fd, memory.hostAddress + 1, 77, 5, 0, 0, 1, 2);
+        ring.prepare(RingOp.WRITE, wrong, memory.hostAddress, block, 0, 0, 0, 1, 3);
+        ring.prepare(RingOp.READ, fd, memory.hostAddress + block, block, 2 * block, 0, 0, 1, 4);
+        collect(ring, collector, 4);
+        closeFd(wrong);
+        const results = [1, 2, 3, 4].map((token) => collector.resultOf(token));
+        assert.deepEqual(results, [block, -Errno.EINVAL, -Errno.EBADF, block]);
+      }));
+
+    it('ends with transfers in flight, and leaves nothing open', (t) =>
+      withDirectFile(t, (fd) => {
+        const fds = openFdCount();
+        const other = openRing(kind, 8);
+        other.prepare(RingOp.READ, fd, memory.hostAddress, block, 0, 0, 0, 1, 1);
+        other.submit();
+        other.close();
+        assert.equal(openFdCount(), fds);
+      }));
+  });
 
   describe('files', () => {
     it('does to a file what a model in memory does', () => {
