@@ -115,6 +115,7 @@ export class NodeTable {
   async reopen(nodes: readonly BlockNodeOptions[]): Promise<void> {
     const requests = nodes.map((options) => ({ node: this.#known(options.nodeName), options }));
     const reopening = new Reopening();
+    let left: VduseError | undefined;
     const all = requests.flatMap(({ node }) => withInlineChildren(node));
     await drainedTogether(all, async () => {
       try {
@@ -125,10 +126,13 @@ export class NodeTable {
         await reopening.abort();
         throw error;
       }
-      await reopening.commit();
+      left = await reopening.commit();
     });
     for (const node of reopening.nodes) {
       node.resized();
+    }
+    if (left !== undefined) {
+      throw left;
     }
   }
 

@@ -3,7 +3,10 @@ import assert from 'node:assert/strict';
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
+import type { BlockNodeOptions, ReopenedNode } from '../../src/block/node.js';
 import { openBlockNode } from '../../src/block/open.js';
+import { allPermissions } from '../../src/daemon/graph/permissions.js';
+import { NodeTable, unnamedUser } from '../../src/daemon/node-table.js';
 import type { StorageDaemon } from '../../src/daemon/storage-daemon.js';
 import { DaemonDisks } from '../support/daemon-disk.js';
 import { openFdCount } from '../support/resources.js';
@@ -315,5 +318,27 @@ describe('several nodes that are opened again', () => {
     await daemon.reopenNodes([file]);
     assert.equal(find('file').readOnly, false);
     await assert.rejects(openBlockNode(reader), { code: 'IMAGE_LOCKED' });
+  });
+
+  test('are opened again also where what they were does not close, and that is told', async () => {
+    const table = new NodeTable(async (options) => {
+      const node = await openBlockNode(options);
+      const reopen = async (changed: BlockNodeOptions): Promise<ReopenedNode> => {
+        const again = await openBlockNode({ ...changed, size: 2 * MiB } as BlockNodeOptions);
+        const commit = () => node.close().then(() => Promise.reject(new Error('the cluster is away')));
+        return { node: again, commit, abort: () => again.close() };
+      };
+      return Object.assign(node, { reopen });
+    });
+    const options = { driver: 'memory', nodeName: 'm', size: MiB } as const;
+    const node = await table.add(options);
+    const sizes: number[] = [];
+    const permissions = () => ({ uses: 0, shares: allPermissions });
+    node.attach({ ...unnamedUser, permissions, resized: () => void sizes.push(node.size) });
+    await assert.rejects(table.reopen([options]), {
+      message: 'opened again, but not closed before: the cluster is away',
+    });
+    assert.deepEqual(sizes, [2 * MiB]);
+    await node.close();
   });
 });

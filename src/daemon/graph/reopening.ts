@@ -22,14 +22,14 @@ export class Reopening {
     node.setOpened(reopened.node, options);
   }
 
-  /** Ends what the nodes were before. Throws when that does not end; the nodes are the new ones all the same. */
-  async commit(): Promise<void> {
-    const failed = await settleAll(this.#steps.map(({ reopened }) => reopened.commit));
-    if (failed !== undefined) {
-      throw new VduseError('SYSTEM_CALL', `opened again, but not closed before: ${errorMessage(failed)}`, {
-        cause: failed,
-      });
-    }
+  /** Ends what the nodes were before. Returns what did not end; the nodes are the new ones all the same. */
+  async commit(): Promise<VduseError | undefined> {
+    const cause = await settleAll(this.#steps.map(({ reopened }) => reopened.commit));
+    return cause === undefined
+      ? undefined
+      : new VduseError('SYSTEM_CALL', `opened again, but not closed before: ${errorMessage(cause)}`, {
+          cause,
+        });
   }
 
   /** Goes back, the last step first. */
