@@ -3,6 +3,8 @@ import assert from 'node:assert/strict';
 import { closeSync, fstatSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import { BlockOp } from '../../../src/block/engine.js';
+import { EngineClient } from '../../../src/block/engine-client.js';
 import { toNbdNodeOptions } from '../../../src/daemon/options/nbd-blockdev-options.js';
 import { closeFd } from '../../../src/native/fd.js';
 import { connectUnix, socketPair, UnixListener } from '../../../src/native/unix-socket.js';
@@ -52,6 +54,25 @@ test('a connection that breaks is not made again', async (t) => {
   await assert.rejects(disk.read(0, 512), { errnoName: 'EIO' });
   await assert.rejects(disk.read(0, 512), { errnoName: 'EIO' });
   assert.match(lines[0], /its descriptor was handed over, so nobody can connect again/);
+});
+
+test('nobody waits for a connection that was given up for its requests', async (t) => {
+  const server = await new ScriptedServer({ onRequest: () => undefined }).listen(folder);
+  t.after(() => server.stop());
+  const fd = connectUnix(server.address.path);
+  t.after(() => closeFd(fd));
+  const disk = await NbdDisk.open({ server: { type: 'fd', fd } });
+  t.after(() => disk.close());
+  const first = new EngineClient(disk.node);
+  const request = { op: BlockOp.READ, offset: 0, length: 512, address: disk.memoryAddress };
+  const read = assert.rejects(first.request(request), { errnoName: 'ECANCELED' });
+  await until('the request at the server', () => server.requests.length === 1);
+  // The server knows of the request, so that its end costs the connection.
+  await first.close(1);
+  await read;
+  const startMs = performance.now();
+  await assert.rejects(disk.read(0, 512), { errnoName: 'EIO' });
+  assert.ok(performance.now() - startMs < 5000);
 });
 
 test('what is no connection is refused, with words', async (t) => {

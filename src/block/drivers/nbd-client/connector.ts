@@ -57,15 +57,20 @@ export class NbdConnector implements EventSource {
     return this.#fd >= 0;
   }
 
+  /** False: the connection was handed over, and there is no address to make another one. */
+  get canConnect(): boolean {
+    return this.#target.relayFd >= 0 || this.#target.addresses.length > 0;
+  }
+
   /** The sink hears of the end, maybe at once. */
   start(timeoutMs: number): void {
     this.#deadlineMs = performance.now() + timeoutMs;
-    if (this.#target.relayFd >= 0) {
-      this.#startRelayed();
-    } else if (this.#target.addresses.length === 0) {
+    if (!this.canConnect) {
       this.#sink.onConnectFailed(
         new VduseError('NOT_SUPPORTED', 'a connection that was handed over can not be made again'),
       );
+    } else if (this.#target.relayFd >= 0) {
+      this.#startRelayed();
     } else {
       this.#address = 0;
       this.#connect();

@@ -221,7 +221,7 @@ export class NbdConnection implements EventSource, ConnectorSink {
   }
 
   #waitOrGiveUp(): void {
-    if (this.#times.onFailed(performance.now())) {
+    if (this.#times.onFailed(performance.now()) && this.#connector.canConnect) {
       this.#phase = Phase.WAITING;
     } else {
       this.#giveUp();
