@@ -1,8 +1,11 @@
 /** vduse mirror with a daemon in the same process; with one of its own it is in test/programs. */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { createConnection, createServer } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { MirrorFlags } from '../../src/cli/commands/mirror.js';
 import { blockdevArgument } from '../../src/cli/support/blockdev-argument.js';
 import { UsageError } from '../../src/cli/support/errors.js';
@@ -106,6 +109,37 @@ describe('vduse mirror', () => {
     assert.equal(existsSync(made), false);
     assert.deepEqual(nodeNames(), ['disk']);
   });
+
+  for (const command of ['blockdev-add', 'blockdev-mirror']) {
+    it(`keeps the file that it made when the daemon may use it: no answer to ${command}`, async () => {
+      const proxy = createServer((socket) => {
+        const daemon = createConnection(monitor);
+        daemon.pipe(socket);
+        socket.on('data', (data) => {
+          if (data.includes(`"${command}"`)) {
+            daemon.unpipe(socket);
+            daemon.write(data, () => socket.destroy());
+          } else {
+            daemon.write(data);
+          }
+        });
+        socket.on('close', () => daemon.end());
+      });
+      const path = join(directory, `${images++}.sock`);
+      proxy.listen(path);
+      await once(proxy, 'listening');
+      try {
+        const target = newPath();
+        await assert.rejects(mirror('disk', target, { create: true, monitor: path }), { code: 'ABORTED' });
+        assert.ok(existsSync(target));
+        while (!nodeNames().includes('disk-1')) {
+          await delay(2);
+        }
+      } finally {
+        proxy.close();
+      }
+    });
+  }
 
   it('says what is wrong before it does anything', async () => {
     const target = newPath();

@@ -52,5 +52,11 @@ describe('a NODE argument', () => {
     const part = (offset: number) =>
       `driver=raw,offset=${offset},size=512,file.driver=file,file.filename=${inDirectory('a')}`;
     assert.ok(!same(part(0), part(512)));
+    const raw = `driver=raw,file.driver=file,file.filename=${inDirectory('hard')},file.locking=off`;
+    assert.ok(same(raw, inDirectory('a')));
+    assert.ok(!same(raw, part(0)));
+    assert.ok(
+      isSameImage(nodeArgument(part(512), 'x'), nodeArgument(inDirectory('a'), 'y'), { count: true }),
+    );
   });
 });

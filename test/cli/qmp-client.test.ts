@@ -84,6 +84,33 @@ describe('with a server that', () => {
     await assert.rejects(QmpClient.connect(path, { timeoutMs: 5000 }), hasCode('PROTOCOL'));
   });
 
+  it('answers too late: the next command gets its own answer', async () => {
+    let asked = 0;
+    const path = await serve('late.sock', (socket) => {
+      socket.write('{"QMP": {}}\n');
+      socket.on('data', (data) => {
+        for (const line of data.toString().trim().split('\n')) {
+          const { execute } = JSON.parse(line) as { execute: string };
+          const answer = `{"return": "${execute}"}\n`;
+          asked++;
+          if (execute === 'slow') {
+            return;
+          }
+          socket.write(asked === 3 ? `{"return": "slow"}\n${answer}` : answer);
+        }
+      });
+    });
+    const client = await QmpClient.connect(path, { timeoutMs: 200 });
+    assert.ok(client);
+    try {
+      await assert.rejects(client.execute('slow'), hasCode('TIMEOUT'));
+      assert.equal(await client.execute('next'), 'next');
+      assert.equal(await client.execute('last'), 'last');
+    } finally {
+      client.close();
+    }
+  });
+
   it('hangs up', async () => {
     const path = await serve('end.sock', (socket) => socket.end());
     await assert.rejects(QmpClient.connect(path, { timeoutMs: 5000 }), hasCode('ABORTED'));

@@ -1,7 +1,7 @@
 /** Sees a mirror job through to its end, over QMP. */
 import { VduseError } from '../../base/errors.js';
 import { type JobView, queryJob } from './daemon-view.js';
-import type { QmpClient } from './qmp-client.js';
+import { isRefusal, type QmpClient } from './qmp-client.js';
 
 /** Between two looks at the job. Events shorten it. */
 const lookMs = 200;
@@ -76,7 +76,7 @@ export class JobFollower {
 }
 
 function ignoreRefusal(error: unknown): void {
-  if (!(error instanceof VduseError && error.code === 'INVALID_ARGUMENT')) {
+  if (!isRefusal(error)) {
     throw error;
   }
 }

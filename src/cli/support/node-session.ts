@@ -23,27 +23,35 @@ export function nodeArgument(text: string, nodeName: string): BlockNodeOptions {
   );
 }
 
-/** Whether two nodes are one image; a part of it is not all of it. */
-export function isSameImage(a: BlockNodeOptions, b: BlockNodeOptions): boolean {
+/** Whether two nodes are one image. A part of it is not all of it, unless `parts` counts it as that. */
+export function isSameImage(a: BlockNodeOptions, b: BlockNodeOptions, parts = { count: false }): boolean {
   const [one, other] = [fileOf(a), fileOf(b)];
   if (one !== undefined && other !== undefined) {
-    return one === other;
+    return one.file === other.file && (parts.count || (!one.isPart && !other.isPart));
   }
   const plain = (options: BlockNodeOptions) => ({ ...options, nodeName: '', readOnly: false });
   const forgets = a.driver === 'memory' || a.driver === 'null-co';
   return !forgets && isDeepStrictEqual(plain(a), plain(b));
 }
 
-/** The identity of the file or disk that is all of a node. */
-function fileOf(options: UnnamedNodeOptions): string | undefined {
+/** The identity of the file or disk that a node has its data from. */
+function fileOf(options: UnnamedNodeOptions): { file: string; isPart: boolean } | undefined {
+  if ('file' in options) {
+    const below = typeof options.file === 'string' ? undefined : fileOf(options.file);
+    const { offset = 0, size = undefined } = options.driver === 'raw' ? options : {};
+    return below && { file: below.file, isPart: below.isPart || offset !== 0 || size !== undefined };
+  }
   if (options.driver !== 'file' && options.driver !== 'host_device') {
     return undefined;
   }
   const stats = statSync(options.filename, { throwIfNoEntry: false });
-  if (stats === undefined) {
-    return options.filename;
-  }
-  return stats.isBlockDevice() ? `disk ${stats.rdev}` : `file ${stats.dev} ${stats.ino}`;
+  const file =
+    stats === undefined
+      ? options.filename
+      : stats.isBlockDevice()
+        ? `disk ${stats.rdev}`
+        : `file ${stats.dev} ${stats.ino}`;
+  return { file, isPart: false };
 }
 
 export class NodeSession {

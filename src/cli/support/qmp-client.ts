@@ -26,8 +26,10 @@ export class QmpClient {
   readonly #path: string;
   readonly #timeoutMs: number;
   readonly #options: QmpClientOptions;
-  /** Messages that nobody has asked for yet: an answer that came too late, or a greeting. */
+  /** Messages that nobody has asked for yet: a greeting. */
   readonly #messages: JsonObject[] = [];
+  /** Answers that nobody waits for any more: they are not the next command's. */
+  #lateAnswers = 0;
   #waiting: Waiting | undefined;
   #end: VduseError | undefined;
 
@@ -109,6 +111,7 @@ export class QmpClient {
   }
 
   #tooLate(): VduseError {
+    this.#lateAnswers++;
     return new VduseError('TIMEOUT', `control socket ${this.#path}: no answer in ${this.#timeoutMs} ms`, {
       hint: 'Another client may be connected to it, or its process hangs.',
     });
@@ -136,12 +139,19 @@ export class QmpClient {
   #take(message: JsonObject): void {
     if (message['event'] !== undefined) {
       this.#options.onEvent?.(message);
+    } else if (this.#lateAnswers > 0) {
+      this.#lateAnswers--;
     } else if (this.#waiting !== undefined) {
       this.#waiting.resolve(message);
     } else {
       this.#messages.push(message);
     }
   }
+}
+
+/** The server has answered, and did nothing; with another error nobody knows what it did. */
+export function isRefusal(error: unknown): boolean {
+  return error instanceof VduseError && error.code === 'INVALID_ARGUMENT';
 }
 
 /** The server's messages; each is a line. */

@@ -30,7 +30,8 @@ export async function runConvert(request: ConvertRequest, context: CommandContex
     throw new UsageError('--force is for --create: a target that is there is overwritten anyway');
   }
   const options = { source: nodeArgument(source, 'source'), target: nodeArgument(target, 'target') };
-  if (isSameImage(options.source, options.target)) {
+  // What is made anew has lost what it had, also where the source is a part of it.
+  if (isSameImage(options.source, options.target, { count: flags.create === true })) {
     throw new UsageError(`'${source}' and '${target}' are the same image`, 'Choose another target.');
   }
   if (flags.create === true && options.target.driver !== 'file') {

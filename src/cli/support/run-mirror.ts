@@ -14,7 +14,7 @@ import { Interruption } from './interruption.js';
 import { JobFollower } from './job-follower.js';
 import { reportErrors } from './json-errors.js';
 import { Progress, printEvent } from './progress.js';
-import type { QmpClient } from './qmp-client.js';
+import { isRefusal, type QmpClient } from './qmp-client.js';
 import { formatSeconds, formatSize } from './size.js';
 
 export interface MirrorRequest {
@@ -149,7 +149,12 @@ class Mirror {
     }
     const taken = nodes.map(({ nodeName }) => nodeName);
     const nodeName = String(this.#options['node-name'] ?? nextNodeName(source.nodeName, taken));
-    await this.#client.execute('blockdev-add', { ...this.#options, 'node-name': nodeName });
+    await this.#client.execute('blockdev-add', { ...this.#options, 'node-name': nodeName }).catch((error) => {
+      if (!isRefusal(error)) {
+        this.#keepFile();
+      }
+      throw error;
+    });
     this.#addedNode = nodeName;
     const added = (await queryNodes(this.#client)).find((node) => node.nodeName === nodeName);
     return this.#checked(source, added!);
@@ -286,14 +291,26 @@ class Mirror {
     );
   }
 
-  /** Takes back what was added for a job that has come to nothing. */
+  /** Takes back what was added for a job that has come to nothing, unless the daemon uses it, or may do so. */
   async #cleanUp(): Promise<void> {
     if (this.#addedNode !== undefined) {
-      await this.#client.execute('blockdev-del', { 'node-name': this.#addedNode }).catch(() => undefined);
+      await this.#client
+        .execute('blockdev-del', { 'node-name': this.#addedNode })
+        .catch(() => this.#keepFile());
     }
     if (this.#madeFile !== undefined) {
       await unlink(this.#madeFile).catch(() => undefined);
     }
+  }
+
+  #keepFile(): void {
+    if (this.#madeFile !== undefined) {
+      const { monitor } = this.#request.flags;
+      this.#context.terminal.say(
+        `'${this.#madeFile}' stays, for the daemon may use it: vduse qmp ${monitor} query-named-block-nodes`,
+      );
+    }
+    this.#madeFile = undefined;
   }
 }
 
