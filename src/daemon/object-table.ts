@@ -48,6 +48,14 @@ export class ObjectTable {
     }
   }
 
+  /** Puts an object that is made of other options in the place of the one with its id and type. Throws NOT_FOUND. */
+  replace(object: UserObject): void {
+    if (this.#objects.get(object.id)?.type !== object.type) {
+      throw new VduseError('NOT_FOUND', `object '${object.id}' not found`);
+    }
+    this.#objects.set(object.id, object);
+  }
+
   throttleGroup(id: string): ThrottleGroup | undefined {
     return this.#throttleGroups.get(id);
   }

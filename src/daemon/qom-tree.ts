@@ -4,7 +4,8 @@ import type { ThrottleLimits } from '../block/throttle-group.js';
 import { QmpError } from '../qmp/errors.js';
 import type { JsonValue } from '../qmp/json-value.js';
 import { checkOptions, jsonScalars, struct } from '../qmp/qapi.js';
-import type { UserObject } from './options/object-options.js';
+import type { Authorization } from './options/authz-options.js';
+import { objectOptions, toUserObject, type UserObject } from './options/object-options.js';
 import { fromThrottleLimits, limitNames, throttleLimitsStruct } from './options/throttle-options.js';
 import type { StorageDaemon } from './storage-daemon.js';
 
@@ -79,9 +80,10 @@ function container(
 }
 
 function objectOf(daemon: StorageDaemon, object: UserObject): QomObject {
-  return object.type === 'throttle-group'
-    ? throttleGroup(daemon, object.id, object.limits)
-    : plainObject(object.type);
+  if (object.type === 'throttle-group') {
+    return throttleGroup(daemon, object.id, object.limits);
+  }
+  return 'isAllowed' in object ? authorization(daemon, object) : plainObject(object.type);
 }
 
 /** No property tells what a secret holds. */
@@ -113,4 +115,28 @@ function throttleGroup(daemon: StorageDaemon, id: string, limits: ThrottleLimits
     ['limits', { type: 'ThrottleLimits', value: values, set }],
     ...single,
   ]);
+}
+
+/** QEMU's properties of authorization objects, all but those of a file, which is changed itself. */
+function authorization(daemon: StorageDaemon, { options }: Authorization): QomObject {
+  const type = options['qom-type'];
+  const property = (name: string, valueType: string, value: unknown): [string, QomProperty] => {
+    const set = async (changed: JsonValue): Promise<void> => {
+      const checked = checkOptions(objectOptions.json, { ...options, [name]: changed });
+      await daemon.setAuthorization(toUserObject(checked) as Authorization & UserObject);
+    };
+    return [name, { type: valueType, value: value as JsonValue, set }];
+  };
+  switch (options['qom-type']) {
+    case 'authz-simple':
+      return new Map([['type', typeProperty(type)], property('identity', 'string', options.identity)]);
+    case 'authz-list':
+      return new Map([
+        ['type', typeProperty(type)],
+        property('policy', 'QAuthZListPolicy', options.policy ?? 'deny'),
+        property('rules', 'QAuthZListRule', options.rules ?? []),
+      ]);
+    default:
+      return plainObject(type);
+  }
 }

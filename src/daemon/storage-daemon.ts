@@ -22,6 +22,7 @@ import { MonitorTable } from './monitor-table.js';
 import { NbdService } from './nbd-service.js';
 import { NodeTable } from './node-table.js';
 import { ObjectTable } from './object-table.js';
+import type { Authorization } from './options/authz-options.js';
 import type { ChardevRequest, MonitorRequest } from './options/chardev-options.js';
 import type { NbdServerRequest } from './options/nbd-options.js';
 import type { UserObject } from './options/object-options.js';
@@ -222,6 +223,11 @@ export class StorageDaemon {
   /** Sets limits of a throttle group, at once, whoever is in it; those that are not named stay. Throws NOT_FOUND. */
   setThrottleLimits(id: string, limits: ThrottleLimitValues): Promise<void> {
     return this.#operate(async () => this.#objects.setThrottleLimits(id, limits));
+  }
+
+  /** Changes the rules of an authorization object: those who come from now on are asked by the new ones. Throws NOT_FOUND. */
+  setAuthorization(object: Authorization & UserObject): Promise<void> {
+    return this.#operate(async () => this.#objects.replace(object));
   }
 
   get objects(): readonly UserObject[] {

@@ -107,6 +107,28 @@ function throttling(): Exchange[] {
   ];
 }
 
+function authorization(): Exchange[] {
+  const get = (id: string, property: string, name = ''): Exchange =>
+    exchange('qom-get', { path: `/objects/${id}`, property }, `qom-get of ${property}${name}`);
+  const set = (id: string, property: string, value: unknown, name: string): Exchange =>
+    exchange('qom-set', { path: `/objects/${id}`, property, value }, `qom-set of ${property}: ${name}`);
+  return [
+    exchange('qom-list', { path: '/objects/a0' }, 'qom-list of authz-simple'),
+    exchange('qom-list', { path: '/objects/a1' }, 'qom-list of authz-list'),
+    get('a0', 'identity'),
+    set('a0', 'identity', 'CN=y', 'another'),
+    set('a0', 'identity', 7, 'a number'),
+    get('a0', 'identity', ' after that'),
+    get('a1', 'policy'),
+    get('a1', 'rules'),
+    set('a1', 'policy', 'allow', 'another'),
+    set('a1', 'policy', 'maybe', 'one that is none'),
+    set('a1', 'rules', [{ match: 'q', policy: 'deny' }], 'others'),
+    set('a1', 'rules', 'x', 'a word'),
+    get('a1', 'policy', ' after that'),
+  ];
+}
+
 function characterDevices(): Exchange[] {
   const socket = (path: string, more: object = {}): object => ({
     type: 'socket',
@@ -174,6 +196,7 @@ function tls(): Exchange[] {
     ),
     start({ 'tls-creds': 'a0' }, 'a list for credentials'),
     exchange('qom-list', { path: '/objects' }, 'the objects of TLS'),
+    ...authorization(),
     exchange('object-del', { id: 'a0' }, 'delete authz-simple'),
     start({}, 'none at last'),
   ];

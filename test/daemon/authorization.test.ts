@@ -4,9 +4,13 @@ import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
+import { openBlockNode } from '../../src/block/open.js';
 import { matchesGlob } from '../../src/daemon/access-list.js';
+import { createCommands } from '../../src/daemon/commands/commands.js';
 import { ObjectTable } from '../../src/daemon/object-table.js';
 import { objectOptions, toUserObject } from '../../src/daemon/options/object-options.js';
+import { StorageDaemon } from '../../src/daemon/storage-daemon.js';
+import type { JsonValue } from '../../src/qmp/json-value.js';
 import { parseKeyval } from '../../src/qmp/keyval.js';
 import { checkOptions } from '../../src/qmp/qapi.js';
 import { propertyRuns } from '../support/property.js';
@@ -102,6 +106,34 @@ describe('authorization', () => {
       code: 'NOT_SUPPORTED',
       message: 'invalid object type: authz-pam',
     });
+  });
+
+  test('qom-set changes the rules of an object, and a wrong one changes nothing', async (t) => {
+    const daemon = new StorageDaemon({ openBlockNode, exportCreators: {} });
+    t.after(() => daemon.close());
+    const commands = createCommands(daemon);
+    const path = '/objects/a';
+    const rule = { match: 'x', policy: 'allow' };
+    await commands.execute('object-add', { 'qom-type': 'authz-list', id: 'a', rules: [rule] });
+    const allows = (name: string): boolean => {
+      const [object] = daemon.objects;
+      assert.ok('isAllowed' in object);
+      return object.isAllowed(name);
+    };
+    const set = (property: string, value: JsonValue) =>
+      commands.execute('qom-set', { path, property, value });
+    assert.deepEqual([allows('x'), allows('y')], [true, false]);
+    await set('rules', [{ match: 'y', policy: 'allow' }]);
+    assert.deepEqual([allows('x'), allows('y')], [false, true]);
+    await assert.rejects(set('rules', [{ match: 'z' }]), {
+      message: "Parameter 'rules[0].policy' is missing",
+    });
+    await assert.rejects(set('policy', 'maybe'), {
+      message: "Parameter 'policy' does not accept value 'maybe'",
+    });
+    assert.deepEqual([allows('x'), allows('y')], [false, true]);
+    await set('policy', 'allow');
+    assert.deepEqual([allows('x'), allows('y')], [true, true]);
   });
 
   test('patterns match as a regular expression would', () => {

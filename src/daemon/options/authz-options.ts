@@ -15,9 +15,11 @@ const rule = (s: Scalars) =>
     format: choice('exact', 'glob').optional(),
   });
 
+const rulesError = () => "Invalid parameter type for 'rules', expected: array";
+
 const listMembers = (s: Scalars) => ({
   policy: choice('deny', 'allow').optional(),
-  rules: z.array(rule(s)).optional(),
+  rules: z.array(rule(s), { error: rulesError }).optional(),
 });
 
 export const authzObjectOptions = (s: Scalars) =>
@@ -36,6 +38,7 @@ export const authzObjectOptions = (s: Scalars) =>
 export type AuthzObjectOptions = z.output<ReturnType<typeof authzObjectOptions>[number]>;
 
 export interface Authorization {
+  readonly options: AuthzObjectOptions;
   /** Throws when it can't be told. */
   readonly isAllowed: (name: string) => boolean;
 }
@@ -44,13 +47,13 @@ export interface Authorization {
 export function toAuthorization(options: AuthzObjectOptions): Authorization {
   switch (options['qom-type']) {
     case 'authz-simple':
-      return { isAllowed: (name) => name === options.identity };
+      return { options, isAllowed: (name) => name === options.identity };
     case 'authz-list': {
       const list = toAccessList(options);
-      return { isAllowed: (name) => isAllowed(list, name) };
+      return { options, isAllowed: (name) => isAllowed(list, name) };
     }
     case 'authz-list-file':
-      return fileAuthorization(options.filename, options.refresh ?? true);
+      return { options, isAllowed: fileAuthorization(options.filename, options.refresh ?? true) };
     case 'authz-pam':
       throw new VduseError('NOT_SUPPORTED', 'invalid object type: authz-pam', {
         hint: 'PAM is not asked here: use authz-list or authz-list-file',
@@ -59,9 +62,9 @@ export function toAuthorization(options: AuthzObjectOptions): Authorization {
 }
 
 /** With `refresh` the file is read for each client: nobody comes in by rules that were taken back. */
-function fileAuthorization(filename: string, refresh: boolean): Authorization {
+function fileAuthorization(filename: string, refresh: boolean): Authorization['isAllowed'] {
   const first = readList(filename);
-  return { isAllowed: (name) => isAllowed(refresh ? readList(filename) : first, name) };
+  return (name) => isAllowed(refresh ? readList(filename) : first, name);
 }
 
 const listFile = struct(listMembers(jsonScalars));
