@@ -33,6 +33,8 @@ export const limits = {
   pollUsMax: 1000,
   /** The longest sleep of a queue thread. Bounds the damage of a lost kick and lets the process end. */
   sleepMsMax: 1000,
+  /** How long a change of the block graph waits for requests in flight before it is given up, and nothing is changed. */
+  drainMsMax: 30_000,
   /** Bytes of one QMP message. */
   qmpMessageBytesMax: 16 << 20,
   /** Nesting of one JSON value from outside. */

@@ -71,6 +71,8 @@ export class Copier {
   #nextAtMs = 0;
   #speed = 0;
   #stopped = false;
+  /** Parts under way. */
+  #active = 0;
 
   constructor(options: CopierOptions) {
     this.#options = options;
@@ -109,22 +111,37 @@ export class Copier {
   }
 
   /** Lets requests on the source end, and holds the next ones while what is below it changes. */
-  drainSource(change: () => Promise<void>): Promise<void> {
-    return this.#source.drained(change);
+  drainSource(change: () => Promise<void>, timeoutMs: number): Promise<void> {
+    return this.#source.drained(change, timeoutMs);
   }
 
-  drainTarget(change: () => Promise<void>): Promise<void> {
-    return this.#target.drained(change);
+  drainTarget(change: () => Promise<void>, timeoutMs: number): Promise<void> {
+    return this.#target.drained(change, timeoutMs);
   }
 
   flush(): Promise<void> {
     return this.#write({ op: BlockOp.FLUSH, offset: 0, length: 0 });
   }
 
-  /** Nothing runs any more. */
-  async close(): Promise<void> {
-    await Promise.all([this.#source.close(closeTimeoutMs), this.#target.close(closeTimeoutMs)]);
-    unmap(this.#memory, memoryBytes);
+  /**
+   * Nothing runs any more. `onSourceClosed` and `onTargetClosed` come when the node is not used any more. Throws TIMEOUT
+   * where requests on one did not end; then the memory stays.
+   */
+  async close(
+    onSourceClosed: () => Promise<void> = async () => undefined,
+    onTargetClosed: () => Promise<void> = async () => undefined,
+  ): Promise<void> {
+    const results = await Promise.allSettled([
+      this.#source.close(closeTimeoutMs).then(onSourceClosed),
+      this.#target.close(closeTimeoutMs).then(onTargetClosed),
+    ]);
+    const failed = results.find((result) => result.status === 'rejected');
+    if (failed !== undefined) {
+      throw failed.reason;
+    }
+    if (this.#active === 0) {
+      unmap(this.#memory, memoryBytes);
+    }
   }
 
   /** Once, whoever copies first. */
@@ -211,6 +228,7 @@ export class Copier {
 
   async #copyPart({ first, count, offset, length }: Part, address: number): Promise<void> {
     const { bitmap, onCopied } = this.#options;
+    this.#active++;
     try {
       await this.#copy(offset, length, address);
       onCopied(length);
@@ -218,6 +236,7 @@ export class Copier {
       bitmap.mark(offset, length);
       throw error;
     } finally {
+      this.#active--;
       for (let bit = first; bit < first + count; bit++) {
         bitmap.release(bit);
       }

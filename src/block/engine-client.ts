@@ -5,6 +5,7 @@
  * event loop goes to the kernel together.
  */
 import { VduseError } from '../base/errors.js';
+import { limits } from '../base/limits.js';
 import { AlignedPool } from '../memory/aligned-pool.js';
 import { systemCallError } from '../native/ffi.js';
 import { acquireEventLoopReactor, releaseEventLoopReactor } from '../reactor/event-loop-reactor.js';
@@ -60,6 +61,7 @@ export class EngineClient implements BlockCompletionSink {
   readonly #idleListeners = new Set<() => void>();
   /** Nothing is started: what is below changes. */
   #isHeld = false;
+  #isClosing = false;
   #changes: Promise<void> = Promise.resolve();
 
   constructor(node: BlockNode) {
@@ -79,6 +81,11 @@ export class EngineClient implements BlockCompletionSink {
 
   /** Rejects with a SystemCallError. The caller has checked range, alignment and read-only. */
   request(request: EngineRequest): Promise<void> {
+    if (this.#isClosing) {
+      return Promise.reject(
+        new VduseError('ABORTED', `block node '${this.node.nodeName}' is not used from here any more`),
+      );
+    }
     return new Promise((resolve, reject) => {
       const started = { request, resolve, reject };
       if (this.#table.inFlight === inFlightMax || this.#isHeld) {
@@ -90,9 +97,12 @@ export class EngineClient implements BlockCompletionSink {
     });
   }
 
-  /** Lets what is in flight end, runs `change`, and goes on with the engine that the node has then. */
-  drained(change: () => Promise<void>): Promise<void> {
-    const done = this.#changes.then(() => this.#drainedFor(change));
+  /**
+   * Lets what is in flight end, runs `change`, and goes on with the engine that the node has then. Throws TIMEOUT when
+   * that takes longer: then nothing was changed.
+   */
+  drained(change: () => Promise<void>, timeoutMs: number = limits.drainMsMax): Promise<void> {
+    const done = this.#changes.then(() => this.#drainedFor(change, timeoutMs));
     this.#changes = done.catch(() => undefined);
     return done;
   }
@@ -102,6 +112,7 @@ export class EngineClient implements BlockCompletionSink {
    * TIMEOUT when even that did not end it: then the node, and the memory of its requests, must stay.
    */
   async close(timeoutMs: number): Promise<void> {
+    this.#isClosing = true;
     if (!(await this.#drained(timeoutMs))) {
       this.#engine.cancel();
       this.#reactor.wake();
@@ -146,16 +157,25 @@ export class EngineClient implements BlockCompletionSink {
     });
   }
 
-  async #drainedFor(change: () => Promise<void>): Promise<void> {
+  async #drainedFor(change: () => Promise<void>, timeoutMs: number): Promise<void> {
     this.#isHeld = true;
     this.#engine.expedite?.();
+    const isIdle = await this.#within(this.#idle(), timeoutMs);
     try {
-      await this.#idle();
+      if (!isIdle) {
+        throw new VduseError(
+          'TIMEOUT',
+          `requests on block node '${this.node.nodeName}' did not end in ${timeoutMs / 1000} s: nothing below them was changed`,
+          { hint: 'Its storage does not answer. Try again when it does.' },
+        );
+      }
       await change();
     } finally {
-      const old = this.#engine;
-      this.#engine = this.#createEngine();
-      old.close();
+      if (isIdle) {
+        const old = this.#engine;
+        this.#engine = this.#createEngine();
+        old.close();
+      }
       this.#isHeld = false;
       this.#startWaiting();
     }
@@ -198,19 +218,22 @@ export class EngineClient implements BlockCompletionSink {
   }
 
   /** Whether all requests end in time, also those that wait for a change. */
-  async #drained(timeoutMs: number): Promise<boolean> {
-    let timer: NodeJS.Timeout | undefined;
-    const over = new Promise<boolean>((report) => {
-      timer = setTimeout(() => report(false), timeoutMs);
-    });
-    const ended = async (): Promise<boolean> => {
+  #drained(timeoutMs: number): Promise<boolean> {
+    const ended = async (): Promise<void> => {
       while (this.inFlight > 0 || this.#isHeld) {
         await this.#changes;
         await this.#idle();
       }
-      return true;
     };
-    const result = await Promise.race([ended(), over]);
+    return this.#within(ended(), timeoutMs);
+  }
+
+  async #within(event: Promise<void>, timeoutMs: number): Promise<boolean> {
+    let timer: NodeJS.Timeout | undefined;
+    const over = new Promise<boolean>((report) => {
+      timer = setTimeout(() => report(false), timeoutMs);
+    });
+    const result = await Promise.race([event.then(() => true), over]);
     clearTimeout(timer);
     return result;
   }

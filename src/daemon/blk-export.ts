@@ -24,7 +24,8 @@ export function createBlkDevice(
   options: BlkExportOptions,
   { hosts, logger }: BlkExportContext,
 ): Promise<BlkDevice> {
-  const { id, node, writable, queueCount, queueSize, logicalBlockSize, serial, threads, pollUs } = options;
+  const { id, node, writable, queueCount, queueSize, logicalBlockSize, serial, threads, pollUs, onIoError } =
+    options;
   if (writable && node.readOnly) {
     throw new VduseError('IMAGE_READ_ONLY', `block node '${node.nodeName}' is read-only`, {
       hint: 'Open the node writable, or export it with writable=off.',
@@ -42,6 +43,7 @@ export function createBlkDevice(
     ...(logicalBlockSize === undefined ? {} : { logicalBlockSize }),
     ...(threads === undefined ? {} : { threads }),
     ...(pollUs === undefined ? {} : { pollUs }),
+    ...(onIoError === undefined ? {} : { onIoError }),
   });
 }
 
@@ -100,8 +102,8 @@ export abstract class BlkExport implements BlockExport {
     this.#device.resized();
   }
 
-  drained(change: () => Promise<void>): Promise<void> {
-    return this.#device.drained(change);
+  drained(change: () => Promise<void>, timeoutMs?: number): Promise<void> {
+    return this.#device.drained(change, timeoutMs);
   }
 
   close({ hard }: { readonly hard: boolean }): Promise<void> {

@@ -1,7 +1,7 @@
 /** An export: one way out for a block node. Its type-specific options are its creator's business. */
 import { VduseError } from '../base/errors.js';
 import type { BlockNode } from '../block/node.js';
-import type { NamedThread } from '../device/queue-host.js';
+import type { IoError, NamedThread } from '../device/queue-host.js';
 import type { DeviceStatistics, SharedDeviceState } from '../device/statistics.js';
 import type { VhostUserAddress } from '../transport/vhost-user/vhost-user-transport.js';
 
@@ -24,9 +24,9 @@ export interface BlockExport {
   resized(): void;
   /**
    * Lets what is in flight end, runs `change` while nothing moves, and goes on with the engine that the node has
-   * then, also when the change fails.
+   * then, also when the change fails. Throws TIMEOUT when requests last longer than that: then nothing was changed.
    */
-  drained(change: () => Promise<void>): Promise<void>;
+  drained(change: () => Promise<void>, timeoutMs?: number): Promise<void>;
   /**
    * Ends the export. Not hard: throws BUSY while a front-end uses it, as QEMU does. Hard: requests in
    * flight end, the front-end loses its device.
@@ -39,6 +39,8 @@ export interface BlockExportOptions {
   readonly id: string;
   readonly node: BlockNode;
   readonly writable: boolean;
+  /** Told of requests that failed, at most once a second of each queue. */
+  readonly onIoError?: (error: IoError) => void;
   /** Threads for the queues, in turn; the default spreads queues over the process's pool. */
   readonly threads?: readonly NamedThread[];
   /** How long a queue's thread may look for requests before it sleeps, microseconds; 0: not at all. See BlkDeviceOptions. */
@@ -86,7 +88,7 @@ export type ExportType = keyof ExportOptionsByType;
 /** An export to be made; the node and the threads still by name. */
 export type ExportRequestOf<Type extends ExportType> = Omit<
   ExportOptionsByType[Type],
-  keyof Pick<BlockExportOptions, 'node' | 'writable' | 'threads'>
+  keyof Pick<BlockExportOptions, 'node' | 'writable' | 'threads' | 'onIoError'>
 > & {
   readonly type: Type;
   readonly nodeName: string;

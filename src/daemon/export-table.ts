@@ -1,7 +1,8 @@
 /** The exports of a daemon by id, from their creation to whatever ends them. */
 import { errorMessage, VduseError } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
-import type { NamedThread } from '../device/queue-host.js';
+import type { BlockNode } from '../block/node.js';
+import type { IoError, NamedThread } from '../device/queue-host.js';
 import { type BlockExport, createExport, type ExportCreators, type ExportRequest } from './block-export.js';
 import type { GraphNode, NodeLink, NodeUser } from './graph/graph-node.js';
 import { allPermissions, Permission, type Permissions } from './graph/permissions.js';
@@ -14,6 +15,11 @@ export interface ExportTableOptions {
   readonly creators: ExportCreators;
   /** Called when an export is gone, whatever ended it. */
   readonly onDeleted: (id: string) => void;
+  /** Called when requests of an export failed: at most once a second for each kind of operation. */
+  readonly onIoError: (
+    blockExport: { readonly id: string; readonly node: BlockNode },
+    error: IoError,
+  ) => void;
   readonly logger: Logger;
 }
 
@@ -25,6 +31,8 @@ interface ExportEntry {
   /** Settles when the export has ended and is no longer in the table. */
   readonly gone: Promise<void>;
 }
+
+const errorEventMs = 1000;
 
 /** Export types whose front-end is a kernel with a disk. */
 const diskTypes: ReadonlySet<string> = new Set(['vduse-blk', 'vhost-user-blk']);
@@ -81,7 +89,8 @@ export class ExportTable {
     const user = new ExportUser(type, writable);
     const link = node.attach(user);
     try {
-      const options = { ...rest, node: link, writable, ...threads };
+      const onIoError = this.#errorListener({ id: request.id, node: link });
+      const options = { ...rest, node: link, writable, onIoError, ...threads };
       const blockExport = await createExport(this.#options.creators, type, options);
       user.blockExport = blockExport;
       const gone = blockExport.closed.then(() => this.#forget(blockExport, link));
@@ -91,6 +100,18 @@ export class ExportTable {
       await link.close();
       throw error;
     }
+  }
+
+  /** However many queues and clients meet a broken disk, a monitor hears of it in time and not too often. */
+  #errorListener(blockExport: { readonly id: string; readonly node: BlockNode }): (error: IoError) => void {
+    const toldAtMs = { read: Number.NEGATIVE_INFINITY, write: Number.NEGATIVE_INFINITY };
+    return (error) => {
+      const now = performance.now();
+      if (now - toldAtMs[error.operation] >= errorEventMs) {
+        toldAtMs[error.operation] = now;
+        this.#options.onIoError(blockExport, error);
+      }
+    };
   }
 
   /**
@@ -208,7 +229,7 @@ class ExportUser implements NodeUser {
     this.blockExport?.resized();
   }
 
-  drained(change: () => Promise<void>): Promise<void> {
-    return this.blockExport?.drained(change) ?? change();
+  drained(change: () => Promise<void>, timeoutMs: number): Promise<void> {
+    return this.blockExport?.drained(change, timeoutMs) ?? change();
   }
 }

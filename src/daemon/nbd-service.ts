@@ -59,8 +59,8 @@ class NbdBlockExport implements BlockExport {
   /** Clients go by the size that they saw when they connected; the next ones see the new one. */
   resized(): void {}
 
-  drained(change: () => Promise<void>): Promise<void> {
-    return this.#target.drained(change);
+  drained(change: () => Promise<void>, timeoutMs?: number): Promise<void> {
+    return this.#target.drained(change, timeoutMs);
   }
 
   close(options: { readonly hard: boolean }): Promise<void> {
@@ -169,7 +169,7 @@ export class NbdService {
   /** Makes an export of the type `nbd`. The node stays open, and its caller's. */
   async createExport(options: NbdExportOptions): Promise<BlockExport> {
     const server = this.#running();
-    const { node, writable, name = node.nodeName, description, bitmaps = [] } = options;
+    const { node, writable, name = node.nodeName, description, bitmaps = [], onIoError } = options;
     for (const [what, text] of Object.entries({ 'export name': name, description })) {
       if (text !== undefined && Buffer.byteLength(text) > nbdLimits.stringBytesMax) {
         throw new VduseError('INVALID_ARGUMENT', `${what} '${text}' too long`);
@@ -182,7 +182,7 @@ export class NbdService {
       // There are no dirty bitmaps, so no name is one's.
       throw new VduseError('NOT_FOUND', `Bitmap '${bitmaps[0]}' is not found`);
     }
-    const target = new NodeNbdExport(node, { writable });
+    const target = new NodeNbdExport(node, { writable, ...(onIoError === undefined ? {} : { onIoError }) });
     try {
       server.addExport({ name, target, ...(description === undefined ? {} : { description }) });
     } catch (error) {

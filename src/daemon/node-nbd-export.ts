@@ -3,13 +3,17 @@
  * A block node as what an NBD server serves. Payload lies in memory that the node's engine reads and writes as it
  * is: between the socket and the disk nothing is copied but what the socket copies.
  */
+
+import { SystemCallError } from '../base/errors.js';
 import { allocationExtents } from '../block/allocation.js';
 import { BlockFlag, BlockOp } from '../block/engine.js';
 import { EngineClient, type EngineRequest } from '../block/engine-client.js';
 import type { BlockNode } from '../block/node.js';
 import { countLatency } from '../device/latency.js';
+import type { IoError } from '../device/queue-host.js';
 import { type DeviceStatistics, QueueField, SharedDeviceState } from '../device/statistics.js';
 import { LendingPool } from '../memory/lending-pool.js';
+import { Errno } from '../native/errno.js';
 import { viewBytes } from '../native/fd.js';
 import { mapAnonymous, unmap } from '../native/memory.js';
 import type {
@@ -45,8 +49,14 @@ export class NodeNbdExport implements NbdExport {
   readonly #counters = this.counters.queue(0);
   readonly #latencies = this.counters.latencies(0);
 
-  constructor(node: BlockNode, options: { readonly writable: boolean }) {
+  readonly #onIoError: ((error: IoError) => void) | undefined;
+
+  constructor(
+    node: BlockNode,
+    options: { readonly writable: boolean; readonly onIoError?: (error: IoError) => void },
+  ) {
     this.#node = node;
+    this.#onIoError = options.onIoError;
     const minimum = node.limits.requestAlignment;
     this.blockSizes = {
       minimum,
@@ -107,8 +117,8 @@ export class NodeNbdExport implements NbdExport {
   }
 
   /** See BlockExport. */
-  drained(change: () => Promise<void>): Promise<void> {
-    return this.#client.drained(change);
+  drained(change: () => Promise<void>, timeoutMs?: number): Promise<void> {
+    return this.#client.drained(change, timeoutMs);
   }
 
   /**
@@ -171,6 +181,8 @@ export class NodeNbdExport implements NbdExport {
       await this.#client.request(request);
     } catch (error) {
       this.#counters[QueueField.ERRORS] += 1;
+      const errno = error instanceof SystemCallError ? error.errno : Errno.EIO;
+      this.#onIoError?.({ operation: request.op === BlockOp.READ ? 'read' : 'write', errno });
       throw error;
     }
     if (startMs !== 0) {

@@ -1,5 +1,6 @@
 /** The graph of block nodes of a daemon: nodes by name, their children, and what uses them. */
 import { VduseError } from '../base/errors.js';
+import { limits } from '../base/limits.js';
 import type { BlockNode, BlockNodeOptions, ChildOpener, UnnamedNodeOptions } from '../block/node.js';
 import type { ThrottleGroup } from '../block/throttle-group.js';
 import { drainedTogether, GraphNode, type NodeUser } from './graph/graph-node.js';
@@ -15,15 +16,24 @@ const NODE_NAME_BYTES = 32;
 /** Sizes are counted in sectors (virtio 5.2.4); QEMU rounds a new size up as well. */
 const SECTOR_BYTES = 512;
 
+export interface NodeTableOptions {
+  readonly open: NodeOpener;
+  readonly throttleGroup: (id: string) => ThrottleGroup | undefined;
+  /** How long a change waits for requests in flight; limits.drainMsMax when absent. */
+  readonly drainTimeoutMs?: number;
+}
+
 export class NodeTable {
+  readonly #drainTimeoutMs: number;
   readonly #open: NodeOpener;
   readonly #throttleGroup: (id: string) => ThrottleGroup | undefined;
   readonly #nodes = new Map<string, GraphNode>();
   #nextGenerated = 0;
 
-  constructor(open: NodeOpener, throttleGroup: (id: string) => ThrottleGroup | undefined = () => undefined) {
-    this.#open = open;
-    this.#throttleGroup = throttleGroup;
+  constructor(options: NodeTableOptions) {
+    this.#open = options.open;
+    this.#throttleGroup = options.throttleGroup;
+    this.#drainTimeoutMs = options.drainTimeoutMs ?? limits.drainMsMax;
   }
 
   /** The newest first, as QEMU lists them. */
@@ -185,7 +195,7 @@ export class NodeTable {
 
   async #openNode(options: BlockNodeOptions, isInline: boolean): Promise<GraphNode> {
     const onClosed = (closed: GraphNode) => this.#nodes.delete(closed.nodeName);
-    const node = new GraphNode({ options, isInline, onClosed });
+    const node = new GraphNode({ options, isInline, onClosed, drainTimeoutMs: this.#drainTimeoutMs });
     node.setOpened(await this.#open(options, this.#childrenOf(node, options)), options);
     this.#nodes.set(options.nodeName, node);
     return node;

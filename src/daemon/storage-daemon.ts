@@ -7,6 +7,7 @@ import { VduseError } from '../base/errors.js';
 import { type Logger, silentLogger } from '../base/log.js';
 import type { ImageOptions } from '../block/create.js';
 import type { BlockNode, BlockNodeOptions, BlockServices, ChildOpener } from '../block/node.js';
+import { describeErrno, Errno } from '../native/errno.js';
 import type { JsonObject } from '../qmp/json-value.js';
 import type { SocketAddress } from '../qmp/socket-address.js';
 import type { BlockExport, ExportCreators, ExportRequest } from './block-export.js';
@@ -39,6 +40,8 @@ export interface StorageDaemonOptions {
   ) => Promise<BlockNode>;
   readonly exportCreators: ExportCreators;
   readonly logger?: Logger;
+  /** How long a change of the graph waits for requests in flight, milliseconds; limits.drainMsMax when absent. */
+  readonly drainTimeoutMs?: number;
 }
 
 export type { BackupRequest, MirrorRequest } from './jobs/block-jobs.js';
@@ -82,10 +85,12 @@ export class StorageDaemon {
       tlsCredentials: (id) => this.#objects.tlsCredentials(id),
       logger: this.#logger,
     };
-    this.#nodes = new NodeTable(
-      (node, children) => options.openBlockNode(node, children, this.#services),
-      (id) => this.#objects.throttleGroup(id),
-    );
+    const { drainTimeoutMs } = options;
+    this.#nodes = new NodeTable({
+      open: (node, children) => options.openBlockNode(node, children, this.#services),
+      throttleGroup: (id) => this.#objects.throttleGroup(id),
+      ...(drainTimeoutMs === undefined ? {} : { drainTimeoutMs }),
+    });
     this.#blockJobs = new BlockJobs({
       nodes: this.#nodes,
       jobs: this.#jobs,
@@ -94,6 +99,18 @@ export class StorageDaemon {
     this.#exports = new ExportTable({
       creators: { nbd: (request) => this.#nbd.createExport(request), ...options.exportCreators },
       onDeleted: (id) => this.#onExportDeleted(id),
+      onIoError: ({ id, node }, { operation, errno }) =>
+        this.#monitors.sendEvent({
+          name: 'BLOCK_IO_ERROR',
+          data: {
+            device: id,
+            'node-name': node.nodeName,
+            operation,
+            action: 'report',
+            nospace: errno === Errno.ENOSPC,
+            reason: describeErrno(errno).text,
+          },
+        }),
       logger: this.#logger,
     });
     this.#jobsTurn = new Promise((begin) => {
@@ -313,10 +330,12 @@ export class StorageDaemon {
   async #closeAll(): Promise<void> {
     this.#giveJobsTheirTurn();
     await this.#jobs.close();
+    // Jobs that could not end for requests that lasted end when the exports have.
     this.#endedCleanly = await this.#exports.closeAll();
     if (this.#nbd.isRunning) {
       await this.#nbd.stop();
     }
+    await this.#jobs.close();
     for (const node of this.#nodes.fromTheTop()) {
       await this.#closeNode(node);
     }

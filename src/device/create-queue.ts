@@ -9,7 +9,7 @@ import type { QueueSpec } from './queue-host.js';
 export interface QueueContext extends DeviceQueueContext {
   readonly pool: AlignedPool;
   /** A request failed. Called for each; the receiver limits what it tells. */
-  readonly onError: (errno: number) => void;
+  readonly onError: (errno: number, operation: 'read' | 'write') => void;
   /** The function of a user's device threw. */
   readonly onFailure: (error: unknown) => void;
 }

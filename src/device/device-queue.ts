@@ -92,6 +92,8 @@ export class DeviceQueue implements EventSource {
   /** Attempts left to notify a driver that could not be interrupted yet. */
   #owedNotifications = 0;
   #taking = true;
+  /** The kick eventfd is watched. */
+  #isArmed = false;
   /** Waiting for a memory map that has the next head's buffers. */
   #missing = false;
   #stopping = false;
@@ -138,7 +140,7 @@ export class DeviceQueue implements EventSource {
   start(handler: ChainHandler): void {
     this.#handler = handler;
     this.#source = this.#reactor.add(this);
-    this.#reactor.armPoll(this.#spec.queue.kickFd, this.#source, tokenKick);
+    this.#armKick();
     this.#queue.disableNotifications();
   }
 
@@ -160,6 +162,23 @@ export class DeviceQueue implements EventSource {
     this.#stopping = true;
     this.#handler?.expedite?.();
     this.#drainIfIdle();
+  }
+
+  /** Takes requests again: the stop was given up. */
+  resume(): void {
+    this.#stopping = false;
+    this.#taking = true;
+    if (!this.#isArmed) {
+      this.#armKick();
+    }
+    if (this.#missing) {
+      // The map may have grown meanwhile.
+      this.#missing = false;
+      this.#takeHeads();
+      if (this.#missing) {
+        this.#context.onMemoryMiss();
+      }
+    }
   }
 
   /** Asks for the end of what is in flight. */
@@ -255,8 +274,9 @@ export class DeviceQueue implements EventSource {
       return;
     }
     this.#queue.disableNotifications();
-    if (!Reactor.isArmed(flags) && this.#taking) {
-      this.#reactor.armPoll(this.#spec.queue.kickFd, this.#source, tokenKick);
+    this.#isArmed = Reactor.isArmed(flags);
+    if (!this.#isArmed && this.#taking) {
+      this.#armKick();
       // At once, so that the kick eventfd is watched when the start is told.
       this.#reactor.ring.submit();
     }
@@ -282,6 +302,11 @@ export class DeviceQueue implements EventSource {
   }
 
   /** Takes heads that were popped, so many that their data is a batch. */
+  #armKick(): void {
+    this.#reactor.armPoll(this.#spec.queue.kickFd, this.#source, tokenKick);
+    this.#isArmed = true;
+  }
+
   #takeHeads(): void {
     let bytes = 0;
     while (this.#headNext < this.#headCount && bytes < batchBytesMax && this.#taking && !this.#missing) {

@@ -14,11 +14,19 @@ export interface QueueStop {
   readonly availIndex: number;
 }
 
+/** What a request of a front-end failed with. */
+export interface IoError {
+  /** `write`: everything that is no read. */
+  readonly operation: 'read' | 'write';
+  /** Positive. */
+  readonly errno: number;
+}
+
 export interface QueueListener {
   /** The driver broke the ring; the queue has stopped. */
   onBroken(reason: string): void;
-  /** Requests failed since the last call (which comes at most once a second). */
-  onErrors(count: number, errno: number): void;
+  /** Requests failed since the last call (which comes at most once a second), the last one so. */
+  onErrors(count: number, error: IoError): void;
   /** The driver named memory that is not in the map; the queue waits for updateMemory. */
   onMemoryMiss(): void;
   /** The function of a user's device threw; on the main thread only, for errors do not cross threads whole. */
@@ -40,6 +48,11 @@ export interface QueueHost {
   start(spec: QueueSpec, listener: QueueListener): Promise<void>;
   /** Gives a queue another memory map, of which the old one is a part. */
   updateMemory(id: number, update: MemoryUpdate): void;
+  /**
+   * Stops a queue when its requests in flight end in that time (and a moment for its thread to say so); else it goes
+   * on: not drained, and nothing was lost. The queue may have been stopped by `stop` meanwhile.
+   */
+  drain(id: number, timeoutMs: number): Promise<QueueStop>;
   /** Stops a queue, waiting at most that long (and a moment for its thread to say so) for its requests in flight. */
   stop(id: number, timeoutMs: number): Promise<QueueStop>;
 }

@@ -28,7 +28,7 @@ export class LocalQueueHost implements QueueHost {
     try {
       runner.start(spec, {
         onBroken: (reason) => listener.onBroken(reason),
-        onErrors: (count, errno) => listener.onErrors(count, errno),
+        onErrors: (count, error) => listener.onErrors(count, error),
         onFailure: (error) => listener.onFailure?.(error),
         // Later, as it comes from a thread: the answer must not reach the queue from inside its question.
         onMemoryMiss: () => setImmediate(() => listener.onMemoryMiss()),
@@ -46,12 +46,20 @@ export class LocalQueueHost implements QueueHost {
   }
 
   stop(id: number, timeoutMs: number): Promise<QueueStop> {
+    return this.#end((runner, settle) => runner.stop(id, timeoutMs, settle));
+  }
+
+  drain(id: number, timeoutMs: number): Promise<QueueStop> {
+    return this.#end((runner, settle) => runner.drain(id, timeoutMs, settle));
+  }
+
+  #end(end: (runner: QueueRunner, settle: (result: QueueStop) => void) => void): Promise<QueueStop> {
     const running = this.#running;
     if (running === undefined) {
       return Promise.resolve({ drained: true, availIndex: 0 });
     }
     return new Promise((resolve) => {
-      running.runner.stop(id, timeoutMs, (result) => {
+      end(running.runner, (result) => {
         resolve(result);
         // Later: this may be called from inside a turn of the reactor.
         setImmediate(() => this.#closeIfIdle());

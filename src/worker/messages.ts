@@ -1,5 +1,5 @@
 /** What the main thread and a queue thread say to each other. */
-import type { MemoryUpdate, QueueSpec, QueueStop } from '../device/queue-host.js';
+import type { IoError, MemoryUpdate, QueueSpec, QueueStop } from '../device/queue-host.js';
 import type { RingKind } from '../native/open-ring.js';
 
 /** Handed to a queue thread when it starts. */
@@ -15,6 +15,7 @@ export interface ThreadSetup {
 export type ThreadCommand =
   | { readonly kind: 'start'; readonly call: number; readonly spec: QueueSpec }
   | { readonly kind: 'stop'; readonly call: number; readonly id: number; readonly timeoutMs: number }
+  | { readonly kind: 'drain'; readonly call: number; readonly id: number; readonly deadlineMs: number }
   | { readonly kind: 'memory'; readonly id: number; readonly update: MemoryUpdate }
   | { readonly kind: 'exit' };
 
@@ -27,4 +28,4 @@ export type ThreadReport =
   | { readonly kind: 'memory-miss'; readonly id: number }
   /** For a block node, from one of its engines. */
   | { readonly kind: 'engine'; readonly node: number; readonly report: object }
-  | { readonly kind: 'errors'; readonly id: number; readonly count: number; readonly errno: number };
+  | { readonly kind: 'errors'; readonly id: number; readonly count: number; readonly error: IoError };

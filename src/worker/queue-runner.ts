@@ -2,7 +2,7 @@
 
 import { createQueue } from '../device/create-queue.js';
 import type { DeviceQueue } from '../device/device-queue.js';
-import type { MemoryUpdate, QueueListener, QueueSpec, QueueStop } from '../device/queue-host.js';
+import type { IoError, MemoryUpdate, QueueListener, QueueSpec, QueueStop } from '../device/queue-host.js';
 import { AlignedPool } from '../memory/aligned-pool.js';
 import type { Reactor } from '../reactor/reactor.js';
 
@@ -18,6 +18,8 @@ interface RunningQueue {
 }
 
 interface PendingStop {
+  /** The queue goes on then, if it has not stopped. */
+  readonly goOnAtMs: number;
   readonly cancelAtMs: number;
   readonly deadlineMs: number;
   cancelled: boolean;
@@ -28,16 +30,16 @@ interface PendingStop {
 class ErrorReport {
   readonly #listener: QueueListener;
   #count = 0;
-  #errno = 0;
+  #error: IoError = { operation: 'read', errno: 0 };
   #toldAtMs = Number.NEGATIVE_INFINITY;
 
   constructor(listener: QueueListener) {
     this.#listener = listener;
   }
 
-  add(errno: number): void {
+  add(error: IoError): void {
     this.#count++;
-    this.#errno = errno;
+    this.#error = error;
     this.flush(performance.now());
   }
 
@@ -54,7 +56,7 @@ class ErrorReport {
   /** Tells of what was held back, however short a time ago the last telling is. */
   tell(nowMs: number): void {
     if (this.#count > 0) {
-      this.#listener.onErrors(this.#count, this.#errno);
+      this.#listener.onErrors(this.#count, this.#error);
       this.#count = 0;
       this.#toldAtMs = nowMs;
     }
@@ -84,8 +86,8 @@ export class QueueRunner {
       reactor: this.#reactor,
       pool: this.#pool,
       onBroken: (reason) => listener.onBroken(reason),
-      onError: (errno) => {
-        errors.add(errno);
+      onError: (errno, operation) => {
+        errors.add({ errno, operation });
         this.#mayHoldErrors = true;
       },
       onFailure: (error) => listener.onFailure?.(error),
@@ -101,18 +103,41 @@ export class QueueRunner {
 
   /** Stops a queue; `settle` is called once, maybe at once. */
   stop(id: number, timeoutMs: number, settle: (result: QueueStop) => void): void {
+    const now = performance.now();
+    this.#end(id, settle, {
+      cancelAtMs: now + timeoutMs * patience,
+      deadlineMs: now + timeoutMs,
+      goOnAtMs: Number.POSITIVE_INFINITY,
+    });
+  }
+
+  /** Stops a queue when it has nothing in flight in time, else lets it go on; `settle` is called once, maybe at once. */
+  drain(id: number, timeoutMs: number, settle: (result: QueueStop) => void): void {
+    this.#end(id, settle, {
+      cancelAtMs: Number.POSITIVE_INFINITY,
+      deadlineMs: Number.POSITIVE_INFINITY,
+      goOnAtMs: performance.now() + timeoutMs,
+    });
+  }
+
+  #end(
+    id: number,
+    settle: (result: QueueStop) => void,
+    { cancelAtMs, deadlineMs, goOnAtMs }: Pick<PendingStop, 'cancelAtMs' | 'deadlineMs' | 'goOnAtMs'>,
+  ): void {
     const running = this.#queues.get(id);
     if (running === undefined) {
       settle({ drained: true, availIndex: 0 });
       return;
     }
-    const now = performance.now();
     const { stop: earlier } = running;
     this.#stops += earlier === undefined ? 1 : 0;
     // Asked for twice, by a change of what is below the device and by its reset, the more impatient one counts.
     running.stop = {
-      cancelAtMs: Math.min(now + timeoutMs * patience, earlier?.cancelAtMs ?? Number.POSITIVE_INFINITY),
-      deadlineMs: Math.min(now + timeoutMs, earlier?.deadlineMs ?? Number.POSITIVE_INFINITY),
+      cancelAtMs: Math.min(cancelAtMs, earlier?.cancelAtMs ?? Number.POSITIVE_INFINITY),
+      deadlineMs: Math.min(deadlineMs, earlier?.deadlineMs ?? Number.POSITIVE_INFINITY),
+      // Who stops it for good does not let it go on.
+      goOnAtMs: Math.max(goOnAtMs, earlier?.goOnAtMs ?? 0),
       cancelled: earlier?.cancelled ?? false,
       settle: (result) => {
         earlier?.settle(result);
@@ -132,7 +157,7 @@ export class QueueRunner {
     let next = Number.POSITIVE_INFINITY;
     for (const { stop } of this.#queues.values()) {
       if (stop !== undefined) {
-        next = Math.min(next, stop.cancelled ? stop.deadlineMs : stop.cancelAtMs);
+        next = Math.min(next, stop.goOnAtMs, stop.cancelled ? stop.deadlineMs : stop.cancelAtMs);
       }
     }
     return next === Number.POSITIVE_INFINITY ? next : Math.max(0, next - performance.now());
@@ -145,6 +170,10 @@ export class QueueRunner {
     for (const [id, { queue, errors, stop }] of this.#queues) {
       errors.flush(now);
       this.#mayHoldErrors ||= errors.isHolding;
+      if (stop !== undefined && now >= stop.goOnAtMs) {
+        this.#goOn(id);
+        continue;
+      }
       if (stop !== undefined && !stop.cancelled && now >= stop.cancelAtMs) {
         stop.cancelled = true;
         queue.cancel();
@@ -159,6 +188,17 @@ export class QueueRunner {
   /** Releases what the thread keeps for its queues. */
   close(): void {
     this.#pool.close();
+  }
+
+  #goOn(id: number): void {
+    const running = this.#queues.get(id);
+    const stop = running?.stop;
+    if (running !== undefined && stop !== undefined) {
+      this.#stops--;
+      delete running.stop;
+      running.queue.resume();
+      stop.settle({ drained: false, availIndex: running.queue.availIndex });
+    }
   }
 
   #settle(id: number, drained: boolean): void {

@@ -81,6 +81,14 @@ class CommandSource implements EventSource {
           this.#report({ kind: 'stopped', call: command.call, result }),
         );
         break;
+      case 'drain': {
+        // The time goes on while the command waits for this thread.
+        const timeoutMs = command.deadlineMs - performance.timeOrigin - performance.now();
+        this.#runner.drain(command.id, timeoutMs, (result) =>
+          this.#report({ kind: 'stopped', call: command.call, result }),
+        );
+        break;
+      }
       case 'memory':
         this.#runner.updateMemory(command.id, command.update);
         break;
@@ -96,7 +104,7 @@ class CommandSource implements EventSource {
       this.#runner.start(spec, {
         onBroken: (reason) => this.#report({ kind: 'broken', id: spec.id, reason }),
         onMemoryMiss: () => this.#report({ kind: 'memory-miss', id: spec.id }),
-        onErrors: (count, errno) => this.#report({ kind: 'errors', id: spec.id, count, errno }),
+        onErrors: (count, error) => this.#report({ kind: 'errors', id: spec.id, count, error }),
       });
       this.#report({ kind: 'started', call });
     } catch (error) {

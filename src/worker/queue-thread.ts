@@ -28,6 +28,8 @@ const youngGenerationMb = 2;
 /** How much longer than its own time a stop may take to be answered. */
 const stopGrace = 0.25;
 
+const graceMs = (timeoutMs: number): number => timeoutMs + Math.max(50, timeoutMs * stopGrace);
+
 export interface QueueThreadOptions extends NamedThread {
   readonly ring: RingKind;
   readonly startTimeoutMs?: number;
@@ -97,14 +99,33 @@ export class QueueThread implements QueueHost {
     }
   }
 
+  async drain(id: number, timeoutMs: number): Promise<QueueStop> {
+    if (!this.#queues.has(id)) {
+      return { drained: true, availIndex: 0 };
+    }
+    const deadlineMs = performance.timeOrigin + performance.now() + timeoutMs;
+    try {
+      const result = await this.#call(
+        (call) => ({ kind: 'drain', call, id, deadlineMs }),
+        graceMs(timeoutMs),
+      );
+      if (result?.drained === true) {
+        this.#queues.delete(id);
+      }
+      return result ?? { drained: false, availIndex: 0 };
+    } catch {
+      // A thread that is stuck goes on with the queue when it comes to this command.
+      return { drained: false, availIndex: 0 };
+    }
+  }
+
   async stop(id: number, timeoutMs: number): Promise<QueueStop> {
     const queue = this.#queues.get(id);
     if (queue === undefined) {
       return { drained: true, availIndex: 0 };
     }
-    const withinMs = timeoutMs + Math.max(50, timeoutMs * stopGrace);
     try {
-      const result = await this.#call((call) => ({ kind: 'stop', call, id, timeoutMs }), withinMs);
+      const result = await this.#call((call) => ({ kind: 'stop', call, id, timeoutMs }), graceMs(timeoutMs));
       return result ?? { drained: false, availIndex: 0 };
     } catch {
       // The thread is stuck, or has ended: then the kernel cancels its requests, but nobody tells when that is over.
@@ -178,7 +199,7 @@ export class QueueThread implements QueueHost {
         deliverReport(report.node, report.report);
         break;
       case 'errors':
-        this.#queues.get(report.id)?.listener.onErrors(report.count, report.errno);
+        this.#queues.get(report.id)?.listener.onErrors(report.count, report.error);
         break;
     }
   }

@@ -11,6 +11,7 @@ const host: QueueHost = {
   name: 'none',
   start: () => Promise.reject(new Error('not here')),
   updateMemory() {},
+  drain: () => Promise.resolve({ drained: true, availIndex: 0 } as const),
   stop: () => Promise.resolve({ drained: true, availIndex: 0 }),
 };
 const hosts: QueueHosts = {

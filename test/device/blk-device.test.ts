@@ -115,8 +115,8 @@ test('what queues report reaches the transport and the log', async () => {
   const [{ listener }] = [...hosts.hosts[1].running.values()];
   listener.onBroken('queue 1: why');
   listener.onMemoryMiss();
-  listener.onErrors(1, 5);
-  listener.onErrors(12, 28);
+  listener.onErrors(1, { operation: 'read', errno: 5 });
+  listener.onErrors(12, { operation: 'write', errno: 28 });
   assert.deepEqual(told, ['reset of 1: queue 1: why', 'miss']);
   assert.match(lines[0].msg, /^1 I\/O error on 'nothing': .*\(EIO\)$/);
   assert.match(lines[1].msg, /^12 I\/O errors on 'nothing': .*\(ENOSPC\)$/);

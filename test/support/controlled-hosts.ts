@@ -32,6 +32,10 @@ export class ControlledHost implements QueueHost {
     this.updates.push({ id, update });
   }
 
+  drain(id: number, timeoutMs: number): Promise<QueueStop> {
+    return this.stop(id, timeoutMs);
+  }
+
   async stop(id: number, timeoutMs: number): Promise<QueueStop> {
     const result = await this.onStop(id, timeoutMs);
     this.running.delete(id);

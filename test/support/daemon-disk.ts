@@ -14,6 +14,7 @@ export interface DaemonDisksOptions {
   /** Opens nodes in place of openBlockNode. */
   readonly open?: (options: BlockNodeOptions, children: ChildOpener) => Promise<BlockNode>;
   readonly threads?: number;
+  readonly drainTimeoutMs?: number;
 }
 
 export class DaemonDisks {
@@ -26,6 +27,7 @@ export class DaemonDisks {
     this.#hosts = new QueueThreadPool({ size: options.threads ?? 2 });
     this.daemon = new StorageDaemon({
       openBlockNode: options.open ?? openBlockNode,
+      ...(options.drainTimeoutMs === undefined ? {} : { drainTimeoutMs: options.drainTimeoutMs }),
       exportCreators: {
         'vduse-blk': (exportOptions) =>
           createVduseBlkExport(exportOptions, {

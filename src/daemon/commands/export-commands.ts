@@ -33,5 +33,16 @@ export function addExportCommands(commands: QmpCommandTable, daemon: StorageDaem
       })),
     z.array(exportInfo),
   );
+  commands.addEvent(
+    'BLOCK_IO_ERROR',
+    struct({
+      device: s.str,
+      'node-name': s.str.optional(),
+      operation: choice('read', 'write'),
+      action: choice('ignore', 'report', 'stop'),
+      nospace: s.bool.optional(),
+      reason: s.str,
+    }),
+  );
   commands.addEvent('BLOCK_EXPORT_DELETED', struct({ id: s.str }));
 }

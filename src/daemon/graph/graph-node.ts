@@ -16,9 +16,10 @@ export interface NodeUser {
   resized(): void;
   /**
    * Ends what is in flight, runs `change` while nothing moves, and goes on with what the node's engine is then, also
-   * when the change fails. Absent: nothing is ever in flight.
+   * when the change fails. Throws TIMEOUT when what is in flight lasts longer: then nothing was changed. Absent: nothing
+   * is ever in flight.
    */
-  drained?(change: () => Promise<void>): Promise<void>;
+  drained?(change: () => Promise<void>, timeoutMs: number): Promise<void>;
   /** The node above, where the user is one. */
   readonly parent?: GraphNode;
   /** Draining the user means draining the users of this node too: what it does is part of their requests. */
@@ -71,12 +72,15 @@ export interface GraphNodeOptions {
   /** Opened for one parent, with which it goes. */
   readonly isInline: boolean;
   readonly onClosed: (node: GraphNode) => void;
+  /** How long a change waits for requests in flight. */
+  readonly drainTimeoutMs: number;
 }
 
 export class GraphNode extends NodeProxy {
   /** In the order in which they came. */
   readonly links = new Set<NodeLink>();
   readonly isInline: boolean;
+  readonly drainTimeoutMs: number;
   options: BlockNodeOptions;
   /** The jobs that work on it, each with what stands for it. */
   readonly jobs = new Map<object, NodeJob>();
@@ -90,6 +94,7 @@ export class GraphNode extends NodeProxy {
     super();
     this.options = settings.options;
     this.isInline = settings.isInline;
+    this.drainTimeoutMs = settings.drainTimeoutMs;
     this.#onClosed = settings.onClosed;
   }
 
@@ -223,7 +228,10 @@ export class GraphNode extends NodeProxy {
     }
   }
 
-  /** Runs a change while no user of the node, nor one above, has anything in flight. */
+  /**
+   * Runs a change while no user of the node, nor one above, has anything in flight. Throws TIMEOUT, with nothing
+   * changed, when that does not come to be.
+   */
   drained(change: () => Promise<void>): Promise<void> {
     return drainedTogether([this], change);
   }
@@ -269,11 +277,12 @@ export function drainedTogether(nodes: readonly GraphNode[], change: () => Promi
     }
   };
   nodes.forEach(collect);
+  const timeoutMs = Math.min(...nodes.map((node) => node.drainTimeoutMs));
   let run = change;
   // The first is the innermost.
   for (const user of [...users].sort((a, b) => drainOrder(a) - drainOrder(b))) {
     const inner = run;
-    run = () => user.drained!(inner);
+    run = () => user.drained!(inner, timeoutMs);
   }
   return run();
 }

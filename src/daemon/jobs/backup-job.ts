@@ -12,6 +12,7 @@ import { type FdWatcher, watchReadable } from '../../native/fd-watcher.js';
 import type { GraphNode, NodeLink, NodeUser } from '../graph/graph-node.js';
 import { allPermissions, Permission } from '../graph/permissions.js';
 import { rootRole } from '../node-table.js';
+import { untilDrained, within } from './bounds.js';
 import type { Job, JobWork } from './job.js';
 import type { Exclusively } from './mirror-job.js';
 
@@ -139,13 +140,29 @@ export class BackupWork implements JobWork {
       await job.rest(lookMs);
       return;
     }
-    await this.#copier.run();
+    await this.#copyMarked(job);
     if (this.#bitmap.count() === 0) {
       await this.#copier.flush();
       this.#isFlushed = true;
     } else if (!job.isPaused) {
       await job.rest(1);
     }
+  }
+
+  async #copyMarked(job: Job): Promise<void> {
+    let isDone = false;
+    const copied = this.#copier.run().finally(() => {
+      isDone = true;
+    });
+    while (!isDone && !this.#isOver(job)) {
+      await Promise.race([copied, job.rest(lookMs)]);
+    }
+    if (!isDone) {
+      this.#copier.stop();
+    }
+    const { source, target } = this.#options;
+    const parts = `copies from node '${source.nodeName}' to node '${target.nodeName}' did not end`;
+    await within(copied, source.drainTimeoutMs, parts);
   }
 
   #isOver(job: Job): boolean {
@@ -175,25 +192,30 @@ export class BackupWork implements JobWork {
     const { source, target } = this.#options;
     this.stop();
     if (source.isInterposedBy(this)) {
-      await this.#exclusively(() => source.drained(async () => source.interpose(this, undefined)));
+      await untilDrained(() =>
+        this.#exclusively(() => source.drained(async () => source.interpose(this, undefined))),
+      );
     }
-    await Promise.allSettled(this.#wanted);
+    const wanted = Promise.allSettled(this.#wanted).then(() => undefined);
+    // Those that last longer end when the nodes are closed, or never.
+    await within(wanted, source.drainTimeoutMs, 'copies did not end').catch(() => undefined);
     clearInterval(this.#watchdog);
     this.#watcher.close();
     closeFd(this.#channel.spec.askFd);
     closeFd(this.#channel.spec.doneFd);
     source.jobs.delete(this);
     target.jobs.delete(this);
-    await this.#copier.close();
-    await this.#targetLink.close();
-    await this.#sourceLink.close();
+    await this.#copier.close(
+      () => this.#sourceLink.close(),
+      () => this.#targetLink.close(),
+    );
   }
 
   #targetUser(): NodeUser {
     return {
       ...this.#user,
       permissions: () => ({ uses: Permission.WRITE, shares: Permission.CONSISTENT_READ }),
-      drained: (change) => this.#copier.drainTarget(change),
+      drained: (change, timeoutMs) => this.#copier.drainTarget(change, timeoutMs),
       // The source's users first: their requests may wait for copies.
       alsoDrains: this.source,
       drainsLast: true,
@@ -205,7 +227,7 @@ export class BackupWork implements JobWork {
     return {
       ...this.#user,
       permissions: () => ({ uses: Permission.CONSISTENT_READ, shares }),
-      drained: (change) => this.#copier.drainSource(change),
+      drained: (change, timeoutMs) => this.#copier.drainSource(change, timeoutMs),
       drainsLast: true,
     };
   }

@@ -3,6 +3,9 @@ import { VduseError } from '../../base/errors.js';
 import { identifierHint, isIdentifier } from '../identifier.js';
 import { Job, type JobListener, type JobOptions, type JobWork } from './job.js';
 
+/** How long the daemon's end waits for jobs. */
+const closeMs = 10_000;
+
 export class JobTable {
   readonly #jobs = new Map<string, Job>();
   readonly #listener: JobListener;
@@ -68,14 +71,19 @@ export class JobTable {
     this.#remove(job);
   }
 
-  /** Cancels all jobs, and waits for their ends. */
+  /** Cancels all jobs, and waits for their ends, but not for ever. */
   async close(): Promise<void> {
     for (const job of this.jobs) {
       if (!['aborting', 'concluded', 'null'].includes(job.status)) {
         job.cancel({ force: true });
       }
     }
-    await Promise.all(this.jobs.map(({ ended }) => ended));
+    let timer: NodeJS.Timeout | undefined;
+    const over = new Promise<void>((report) => {
+      timer = setTimeout(report, closeMs);
+    });
+    await Promise.race([Promise.all(this.jobs.map(({ ended }) => ended)), over]);
+    clearTimeout(timer);
   }
 
   #remove(job: Job): void {

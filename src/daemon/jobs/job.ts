@@ -318,6 +318,10 @@ export class Job {
   }
 
   #askFor(end: 'complete' | 'stop' | 'cancel'): void {
+    if (this.#isPaused) {
+      this.ioStatus = 'ok';
+      this.#setStatus(this.#isReady ? 'ready' : 'running');
+    }
     if (this.#end !== 'cancel') {
       this.#end = end;
     }

@@ -9,6 +9,7 @@ import { DirtyBitmap } from '../../block/dirty-bitmap.js';
 import type { GraphNode, NodeLink, NodeUser } from '../graph/graph-node.js';
 import { allPermissions, Permission } from '../graph/permissions.js';
 import { rootRole } from '../node-table.js';
+import { untilDrained, within } from './bounds.js';
 import type { Job, JobWork } from './job.js';
 
 export type MirrorSync = 'full' | 'top' | 'none';
@@ -46,6 +47,8 @@ export class MirrorWork implements JobWork {
   readonly #targetLink: NodeLink;
   #job: Job | undefined;
   #endAskedAtMs: number | undefined;
+  /** The last copies took too long; they may still be under way. */
+  #isGivenUp = false;
   /** The users stand still by the job's own doing. */
   #isSwitching = false;
 
@@ -76,17 +79,17 @@ export class MirrorWork implements JobWork {
       role: rootRole,
       permissions: () => ({ uses, shares }),
       resized: () => undefined,
-      drained: (change) => (this.#isSwitching ? change() : drain(change)),
+      drained: (change, timeoutMs) => (this.#isSwitching ? change() : drain(change, timeoutMs)),
     });
     this.#targetLink = target.attach({
-      ...user(Permission.WRITE, 0, (change) => this.#copier.drainTarget(change)),
+      ...user(Permission.WRITE, 0, (change, timeoutMs) => this.#copier.drainTarget(change, timeoutMs)),
       // Queue threads write there too, where they write to both.
       alsoDrains: source,
     });
     try {
       this.#sourceLink = source.attach(
-        user(Permission.CONSISTENT_READ, allPermissions & ~Permission.RESIZE, (change) =>
-          this.#copier.drainSource(change),
+        user(Permission.CONSISTENT_READ, allPermissions & ~Permission.RESIZE, (change, timeoutMs) =>
+          this.#copier.drainSource(change, timeoutMs),
         ),
       );
     } catch (error) {
@@ -132,17 +135,19 @@ export class MirrorWork implements JobWork {
     const round = this.#copier.run().finally(() => {
       isOver = true;
     });
-    while (!isOver) {
+    while (!isOver && !job.isCancelled && !this.#isTimeToEnd()) {
       await Promise.race([round, job.rest(lookMs)]);
       this.#count();
       if (this.#bitmap.count() <= fewParts && !job.isPaused) {
         job.setReady();
       }
-      if (this.#isTimeToEnd()) {
-        this.#copier.stop();
-      }
     }
-    await round;
+    if (!isOver) {
+      this.#copier.stop();
+    }
+    const { source, target } = this.#options;
+    const parts = `copies from node '${source.nodeName}' to node '${target.nodeName}' did not end`;
+    await within(round, source.drainTimeoutMs, parts);
   }
 
   /** Asked to end: with little left, or when waiting does not make it less. */
@@ -176,12 +181,7 @@ export class MirrorWork implements JobWork {
       if (source.size !== this.#bitmap.size) {
         throw new VduseError('ABORTED', `the size of node '${source.nodeName}' has changed meanwhile`);
       }
-      this.#copier.speed = 0;
-      do {
-        await this.#copier.run();
-      } while (this.#bitmap.count() > 0);
-      await this.#copier.flush();
-      this.#count();
+      await this.#copyLastParts();
       source.interpose(this, undefined);
       if (this.#job?.isStopped === true) {
         return;
@@ -195,17 +195,42 @@ export class MirrorWork implements JobWork {
     });
   }
 
+  /** The users stand still meanwhile: if it takes too long they go on from the source. */
+  async #copyLastParts(): Promise<void> {
+    const { source, target } = this.#options;
+    this.#copier.speed = 0;
+    const copied = (async () => {
+      do {
+        await this.#copier.run();
+      } while (this.#bitmap.count() > 0 && !this.#isGivenUp);
+      await (this.#isGivenUp ? undefined : this.#copier.flush());
+    })();
+    try {
+      await within(
+        copied,
+        source.drainTimeoutMs,
+        `the last parts of node '${source.nodeName}' were not on node '${target.nodeName}'`,
+      );
+    } catch (error) {
+      this.#isGivenUp = true;
+      this.#copier.stop();
+      throw error;
+    }
+    this.#count();
+  }
+
   async release(): Promise<void> {
     const { source, target } = this.#options;
     this.#copier.stop();
     if (source.isInterposedBy(this)) {
-      await this.#switch(async () => source.interpose(this, undefined));
+      await untilDrained(() => this.#switch(async () => source.interpose(this, undefined)));
     }
     source.jobs.delete(this);
     target.jobs.delete(this);
-    await this.#copier.close();
-    await this.#targetLink.close();
-    await this.#sourceLink.close();
+    await this.#copier.close(
+      () => this.#sourceLink.close(),
+      () => this.#targetLink.close(),
+    );
   }
 
   #switch(change: () => Promise<void>): Promise<void> {

@@ -7,7 +7,7 @@ import type { BlockNode } from '../../block/node.js';
 import type { MemoryRegion } from '../../memory/guest-memory.js';
 import { describeErrno } from '../../native/errno.js';
 import { checkInteger, checkPowerOfTwo } from '../check-number.js';
-import type { NamedThread, QueueHost, QueueHosts, QueueListener } from '../queue-host.js';
+import type { IoError, NamedThread, QueueHost, QueueHosts, QueueListener } from '../queue-host.js';
 import { nextQueueId } from '../queue-id.js';
 import { type DeviceStatistics, QueueField, SharedDeviceState } from '../statistics.js';
 import {
@@ -40,6 +40,8 @@ export interface BlkDeviceOptions {
    * When absent, 100 where requests can end while the thread submits them, 0 for O_DIRECT (docs/performance.md).
    */
   readonly pollUs?: number;
+  /** Told of requests that failed, of each queue at most once a second. */
+  readonly onIoError?: (error: IoError) => void;
   /** Threads for the queues, in turn; the process's pool when absent. */
   readonly threads?: readonly NamedThread[];
 }
@@ -52,8 +54,6 @@ const directBatch = 8;
 /** The longest segment that is asked for: the kernel's largest request is far smaller. */
 const segmentBytesMax = 4 << 20;
 const rangeBytesMax = 1 << 30;
-/** Who changes what is below a device waits this long for requests in flight; half of it before they are cancelled. */
-const drainTimeoutMs = 3_600_000;
 /** No vendor of the PCI registry: VDUSE and vhost-user devices have none. */
 const vendorId = 0;
 
@@ -71,6 +71,7 @@ export class BlkDevice implements VirtioDevice {
   readonly #pollUs: number;
   readonly #node: BlockNode;
   readonly #logger: Logger;
+  readonly #onIoError: ((error: IoError) => void) | undefined;
   readonly #shared: SharedDeviceState;
   readonly #hosts: QueueHosts;
   readonly #namedThreads: readonly NamedThread[] | undefined;
@@ -122,6 +123,7 @@ export class BlkDevice implements VirtioDevice {
     this.readOnly = !options.writable || node.readOnly;
     this.#node = node;
     this.#logger = options.logger;
+    this.#onIoError = options.onIoError;
     this.#hosts = options.hosts;
     this.#namedThreads = options.threads;
     this.#shared = new SharedDeviceState({ queueCount });
@@ -188,10 +190,11 @@ export class BlkDevice implements VirtioDevice {
 
   /**
    * Waits until nothing is in flight, runs `change`, and goes on with the engine that the node has then; also when
-   * the change fails. The driver sees requests that take longer. Throws ABORTED where requests were given up.
+   * the change fails. The driver sees requests that take longer. Throws TIMEOUT when requests last longer than that: they
+   * go on, and nothing was changed.
    */
-  drained(change: () => Promise<void>): Promise<void> {
-    const done = this.#changes.then(() => this.#drained(change));
+  drained(change: () => Promise<void>, timeoutMs: number = limits.drainMsMax): Promise<void> {
+    const done = this.#changes.then(() => this.#drained(change, timeoutMs));
     this.#changes = done.catch(() => undefined);
     return done;
   }
@@ -220,19 +223,42 @@ export class BlkDevice implements VirtioDevice {
     return Math.floor(this.#node.size / this.blockSize) * this.blockSize;
   }
 
-  async #drained(change: () => Promise<void>): Promise<void> {
-    const { drained, availIndices } = await this.#stopQueues(drainTimeoutMs);
-    if (!drained) {
-      throw new VduseError('ABORTED', 'requests in flight did not end, so nothing below them can be changed');
-    }
+  async #drained(change: () => Promise<void>, timeoutMs: number): Promise<void> {
+    const stops = await this.#drainQueues(timeoutMs);
     if (this.#activation !== undefined) {
-      this.#stoppedAt = availIndices;
+      this.#stoppedAt = new Map(
+        stops.filter(({ drained }) => drained).map(({ index, availIndex }) => [index, availIndex]),
+      );
     }
     try {
+      if (stops.some(({ drained }) => !drained)) {
+        throw new VduseError(
+          'TIMEOUT',
+          `requests on block node '${this.#node.nodeName}' did not end in ${timeoutMs / 1000} s: nothing below them was changed`,
+          { hint: 'Its storage does not answer. Try again when it does.' },
+        );
+      }
       await change();
     } finally {
       await this.#resume();
     }
+  }
+
+  /** Those that do not end in time go on. */
+  async #drainQueues(timeoutMs: number): Promise<{ index: number; drained: boolean; availIndex: number }[]> {
+    const running = [...this.#running];
+    return Promise.all(
+      running.map(async ([index, { id, host }]) => {
+        const stop = await host.drain(id, timeoutMs);
+        if (stop.drained) {
+          this.#missing.delete(id);
+          if (this.#running.get(index)?.id === id) {
+            this.#running.delete(index);
+          }
+        }
+        return { index, ...stop };
+      }),
+    );
   }
 
   /** Starts the queues where they stopped, unless the driver has stopped the device meanwhile. */
@@ -243,7 +269,8 @@ export class BlkDevice implements VirtioDevice {
     if (this.#activation === undefined) {
       return;
     }
-    const queues = this.#activation.queues.map((queue) => ({
+    const stopped = this.#activation.queues.filter(({ index }) => !this.#running.has(index));
+    const queues = stopped.map((queue) => ({
       ...queue,
       availIndex: this.#stoppedAt.get(queue.index) ?? queue.availIndex,
     }));
@@ -345,8 +372,9 @@ export class BlkDevice implements VirtioDevice {
         this.#missing.add(id);
         this.#listener?.onMemoryMiss();
       },
-      onErrors: (count, errno) => {
-        const { name, text } = describeErrno(errno);
+      onErrors: (count, error) => {
+        const { name, text } = describeErrno(error.errno);
+        this.#onIoError?.(error);
         this.#logger.error(
           { node, queue: index, count, errno: name },
           `${count} I/O error${count === 1 ? '' : 's'} on '${node}': ${text} (${name})`,

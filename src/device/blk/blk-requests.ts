@@ -32,7 +32,7 @@ export interface BlkRequestsContext {
   readonly reactor: Reactor;
   readonly pool: AlignedPool;
   /** A request failed. Called for each; the receiver limits what it tells. */
-  readonly onError: (errno: number) => void;
+  readonly onError: (errno: number, operation: 'read' | 'write') => void;
 }
 
 const two32 = 0x1_0000_0000;
@@ -41,7 +41,7 @@ const started = -1;
 
 export class BlkRequests implements ChainHandler, BlockCompletionSink {
   readonly #spec: BlkQueueSpec;
-  readonly #onError: (errno: number) => void;
+  readonly #onError: (errno: number, operation: 'read' | 'write') => void;
   readonly #queue: DeviceQueue;
   readonly #memory: GuestMemory;
   readonly #table: RequestTable;
@@ -158,7 +158,7 @@ export class BlkRequests implements ChainHandler, BlockCompletionSink {
       return;
     }
     if (result < 0) {
-      this.#onError(-result);
+      this.#onError(-result, this.#table.op[slot] === BlockOp.READ ? 'read' : 'write');
     }
     this.#finish(slot, result === 0 ? BLK_S.OK : result === -Errno.EOPNOTSUPP ? BLK_S.UNSUPP : BLK_S.IOERR);
   }
