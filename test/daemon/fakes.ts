@@ -68,7 +68,8 @@ export class FakeExport implements BlockExport {
     this.id = options.id;
     this.node = options.node;
     this.writable = options.writable;
-    this.options = options;
+    const { onIoError: _told, ...asked } = options;
+    this.options = asked;
     this.closed = new Promise((end) => {
       this.end = end;
     });
