@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
-import type { BlockNodeOptions, ReopenedNode } from '../../src/block/node.js';
+import type { BlockNode, BlockNodeOptions, ReopenedNode } from '../../src/block/node.js';
 import { openBlockNode } from '../../src/block/open.js';
 import { allPermissions } from '../../src/daemon/graph/permissions.js';
 import { NodeTable, unnamedUser } from '../../src/daemon/node-table.js';
@@ -321,7 +321,7 @@ describe('several nodes that are opened again', () => {
   });
 
   test('are opened again also where what they were does not close, and that is told', async () => {
-    const table = new NodeTable(async (options) => {
+    const open = async (options: BlockNodeOptions): Promise<BlockNode> => {
       const node = await openBlockNode(options);
       const reopen = async (changed: BlockNodeOptions): Promise<ReopenedNode> => {
         const again = await openBlockNode({ ...changed, size: 2 * MiB } as BlockNodeOptions);
@@ -329,7 +329,8 @@ describe('several nodes that are opened again', () => {
         return { node: again, commit, abort: () => again.close() };
       };
       return Object.assign(node, { reopen });
-    });
+    };
+    const table = new NodeTable({ open, throttleGroup: () => undefined });
     const options = { driver: 'memory', nodeName: 'm', size: MiB } as const;
     const node = await table.add(options);
     const sizes: number[] = [];
