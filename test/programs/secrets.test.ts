@@ -433,6 +433,29 @@ describe('secrets', { timeout: 240_000 }, () => {
     }
   });
 
+  test('of an image that is read are not repeated by the commands that read it', async () => {
+    const url = `http://me:${password.text}@127.0.0.1:${port}/disk?ticket=${secrets.make('ticket').text}`;
+    writeFileSync(join(folder, 'target.img'), new Uint8Array(1 << 20));
+    writeFileSync(join(folder, 'small.img'), new Uint8Array(4096));
+    const commands: readonly (readonly [number, ...string[]])[] = [
+      [0, 'convert', url, 'target.img'],
+      [0, 'convert', url, 'made.img', '--create', '--json', '--verify'],
+      [1, 'convert', url, 'small.img'],
+      [1, 'convert', 'small.img', url],
+      [2, 'convert', url, url],
+      [0, 'bench', url, '--runtime', '0.1'],
+      [0, 'bench', url, '--runtime', '0.1', '--json'],
+      [2, 'bench', url, '--rw', 'write'],
+    ];
+    for (const [status, ...args] of commands) {
+      const command = start(args, programAt('vduse'));
+      await once(command.process, 'close');
+      assert.equal(command.process.exitCode, status, command.output);
+      assert.notEqual(command.output, '');
+      secrets.assertNoneIn(`vduse ${args[0]}`, command.output);
+    }
+  });
+
   test('by file= are in no command line, not even in the background; by data= they are where they were written', async () => {
     const known = secrets.make('known');
     const path = file('known.txt', known.text);

@@ -18,6 +18,7 @@ import { packageVersion, qemuInterfaceVersion } from '../../daemon/version.js';
 import type { KeyvalSyntax } from '../../qmp/keyval.js';
 import { nearest } from '../../qmp/nearest.js';
 import type { Declaration } from '../../qmp/qapi.js';
+import { withoutSecrets } from '../support/without-secrets.js';
 import { type HelpTopic, helpOn, helpText } from './help.js';
 import { isHelpRequest, parseOptionArgument } from './option-argument.js';
 
@@ -201,19 +202,6 @@ function prepareStep(name: HelpTopic, kind: StepKind, text: string): StartupStep
   } catch (error) {
     throw error instanceof VduseError ? inOption(given, error) : error;
   }
-}
-
-/** What an error may repeat of an argument: not the data of a secret, no cookie, and not who asks for a URL. */
-function withoutSecrets(text: string): string {
-  return (
-    text
-      .replace(/((?:^|,|\.)(?:data|cookie)=)(?:[^,]|,,)*/g, '$1...')
-      .replace(/("(?:data|cookie)"\s*:\s*)"(?:[^"\\]|\\.)*"?/g, '$1"..."')
-      // JSON may write a slash with a backslash.
-      .replace(/(:\\?\/\\?\/)[^"\s]*@/g, '$1...@')
-      // A query may be a ticket.
-      .replace(/(:\\?\/\\?\/[^?"\s]*\?)(?:[^,"]|,,)*/g, '$1...')
-  );
 }
 
 /** The same error, saying which option it is about. */

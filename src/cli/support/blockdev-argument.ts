@@ -6,6 +6,7 @@ import { filenameOptions } from '../../daemon/options/filename.js';
 import { isJsonObject, type JsonObject } from '../../qmp/json-value.js';
 import { checked } from './command.js';
 import { checkImageName, experimentNode } from './image-source.js';
+import { withoutSecrets } from './without-secrets.js';
 
 /** Without a node name, unless the argument has one. Throws UsageError. */
 export function blockdevArgument(text: string): JsonObject {
@@ -14,7 +15,7 @@ export function blockdevArgument(text: string): JsonObject {
   if (experiment !== undefined) {
     return { driver: experiment.driver, size: experiment.size };
   }
-  const options = existsSync(text) ? undefined : checked(text, () => filenameOptions(text));
+  const options = existsSync(text) ? undefined : checked(withoutSecrets(text), () => filenameOptions(text));
   if (options === undefined) {
     const { driver, filename } = fileNodeOptions(resolve(text), '');
     return { driver, filename, discard: 'unmap' };

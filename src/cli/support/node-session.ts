@@ -12,13 +12,14 @@ import { StorageDaemon } from '../../daemon/storage-daemon.js';
 import { parseOptionArgument } from '../storage-daemon/option-argument.js';
 import { checked } from './command.js';
 import { checkImageName, experimentNode } from './image-source.js';
+import { withoutSecrets } from './without-secrets.js';
 
 /** What a NODE argument stands for: a path, an experiment, or a filename as QEMU takes it. Throws UsageError. */
 export function nodeArgument(text: string, nodeName: string): BlockNodeOptions {
   checkImageName(text);
   return (
     experimentNode(text, nodeName) ??
-    checked(text, () => namedNodeOptions(text, nodeName)) ??
+    checked(withoutSecrets(text), () => namedNodeOptions(text, nodeName)) ??
     fileNodeOptions(resolve(text), nodeName)
   );
 }

@@ -12,6 +12,7 @@ import { reportErrors } from './json-errors.js';
 import { terminalLogger } from './logger.js';
 import { NodeSession, nodeArgument } from './node-session.js';
 import { formatCount, formatSeconds, formatSize, formatUs } from './size.js';
+import { withoutSecrets } from './without-secrets.js';
 
 const blockBytesMax = 16 << 20;
 /** Of all requests in flight. */
@@ -28,7 +29,9 @@ export async function runBench(node: string, flags: BenchFlags, context: Command
       `--bs, --iodepth and --numjobs: together they want more than ${formatSize(memoryBytesMax)} of memory`,
     );
   }
-  await reportErrors(context, flags.json === true, () => new Bench(node, flags, context).run(options));
+  await reportErrors(context, flags.json === true, () =>
+    new Bench(withoutSecrets(node), flags, context).run(options),
+  );
 }
 
 /** The part of a node that is worked on. Throws INVALID_ARGUMENT. */

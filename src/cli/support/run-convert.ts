@@ -15,6 +15,7 @@ import { terminalLogger } from './logger.js';
 import { isSameImage, NodeSession, nodeArgument } from './node-session.js';
 import { Progress, printEvent } from './progress.js';
 import { formatSeconds, formatSize } from './size.js';
+import { withoutSecrets } from './without-secrets.js';
 
 export interface ConvertRequest {
   /** As they were given, for people. */
@@ -25,11 +26,16 @@ export interface ConvertRequest {
 
 /** Throws UsageError for arguments that can't be. Other errors are events with --json. */
 export async function runConvert(request: ConvertRequest, context: CommandContext): Promise<void> {
-  const { source, target, flags } = request;
+  const { flags } = request;
+  const source = withoutSecrets(request.source);
+  const target = withoutSecrets(request.target);
   if (flags.force === true && flags.create !== true) {
     throw new UsageError('--force is for --create: a target that is there is overwritten anyway');
   }
-  const options = { source: nodeArgument(source, 'source'), target: nodeArgument(target, 'target') };
+  const options = {
+    source: nodeArgument(request.source, 'source'),
+    target: nodeArgument(request.target, 'target'),
+  };
   // What is made anew has lost what it had, also where the source is a part of it.
   if (isSameImage(options.source, options.target, { count: flags.create === true })) {
     throw new UsageError(`'${source}' and '${target}' are the same image`, 'Choose another target.');
@@ -40,7 +46,9 @@ export async function runConvert(request: ConvertRequest, context: CommandContex
       'Make the target by the means of its storage, and leave out --create.',
     );
   }
-  await reportErrors(context, flags.json === true, () => new Conversion(request, options, context).run());
+  await reportErrors(context, flags.json === true, () =>
+    new Conversion({ source, target, flags }, options, context).run(),
+  );
 }
 
 class Conversion {

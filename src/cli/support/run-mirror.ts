@@ -16,6 +16,7 @@ import { reportErrors } from './json-errors.js';
 import { Progress, printEvent } from './progress.js';
 import { isRefusal, type QmpClient } from './qmp-client.js';
 import { formatSeconds, formatSize } from './size.js';
+import { withoutSecrets } from './without-secrets.js';
 
 export interface MirrorRequest {
   readonly node: string;
@@ -28,8 +29,9 @@ export interface MirrorRequest {
 const nodeNameBytesMax = 31;
 
 /** Throws UsageError for arguments that can't be. Other errors are events with --json. */
-export async function runMirror(request: MirrorRequest, context: CommandContext): Promise<void> {
-  const { target, flags } = request;
+export async function runMirror(given: MirrorRequest, context: CommandContext): Promise<void> {
+  const { target, flags } = given;
+  const request = { ...given, target: withoutSecrets(target) };
   if (flags.force === true && flags.create !== true) {
     throw new UsageError('--force is for --create: a target that is there is overwritten anyway');
   }
