@@ -7,6 +7,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { FaultRuleOptions } from '../../src/block/node.js';
 import type { Job, JobStatus } from '../../src/daemon/jobs/job.js';
 import type { BackupRequest, StorageDaemon } from '../../src/daemon/storage-daemon.js';
+import { QmpClient } from '../qmp/client.js';
 import { DaemonDisks } from '../support/daemon-disk.js';
 import { testRandom } from '../support/random.js';
 import { openFdCount } from '../support/resources.js';
@@ -285,6 +286,65 @@ describe('a backup whose target fails', () => {
     assert.equal(job.error, undefined);
     assert.equal(readFileSync(target).indexOf(0), 4 * MiB);
   });
+});
+
+test('QMP clients hear of errors, and of what became of the job', async () => {
+  await addFile('source');
+  await addFile('file');
+  await addFault('target', 'file', [{ on: 'write', effect: 'error', errno: 28, times: 1 }]);
+  const disk = await disks.export('source');
+  await disk.write(0, new Uint8Array(4096).fill(1));
+  const path = join(directory, 'qmp');
+  await daemon.startMonitor(path);
+  const client = await QmpClient.open(path);
+  const heard: unknown[] = [];
+  const until = async (status: string): Promise<void> => {
+    for (;;) {
+      const { event, data } = (await client.read()) as { event?: string; data: Record<string, unknown> };
+      if (event !== undefined) {
+        heard.push(event === 'JOB_STATUS_CHANGE' ? data['status'] : [event, data]);
+      }
+      if (data?.['status'] === status) {
+        return;
+      }
+    }
+  };
+  const backup = {
+    'job-id': 'j',
+    device: 'source',
+    target: 'target',
+    sync: 'full',
+    'on-target-error': 'stop',
+  };
+  client.send(`${JSON.stringify({ execute: 'blockdev-backup', arguments: backup })}\n`);
+  await until('paused');
+  assert.deepEqual(heard, [
+    'created',
+    'running',
+    ['BLOCK_JOB_ERROR', { device: 'j', operation: 'write', action: 'stop' }],
+    'paused',
+  ]);
+  client.send('{"execute":"query-block-jobs"}\n');
+  let answer = await client.read();
+  while (!Array.isArray(answer['return'])) {
+    // The backup's own.
+    answer = await client.read();
+  }
+  const [info] = answer['return'] as Record<string, unknown>[];
+  assert.deepEqual([info['io-status'], info['paused'], info['busy']], ['nospace', true, false]);
+  client.send('{"execute":"block-job-resume","arguments":{"device":"j"}}\n');
+  heard.length = 0;
+  await until('null');
+  const end = { type: 'backup', device: 'j', len: size, offset: size, speed: 0 };
+  assert.deepEqual(heard, [
+    'running',
+    'waiting',
+    'pending',
+    ['BLOCK_JOB_COMPLETED', end],
+    'concluded',
+    'null',
+  ]);
+  client.close();
 });
 
 describe('backups that can not be', () => {

@@ -1,5 +1,6 @@
 /** Commands about jobs (QEMU: qapi/job.json and the block jobs of qapi/block-core.json). */
 import { z } from 'zod';
+import { VduseError } from '../../base/errors.js';
 import type { QmpCommandTable } from '../../qmp/command-table.js';
 import { QmpError } from '../../qmp/errors.js';
 import type { JsonObject } from '../../qmp/json-value.js';
@@ -17,12 +18,16 @@ export function addJobCommands(commands: QmpCommandTable, daemon: StorageDaemon)
     await daemon.startCreate(command['job-id'], toImageOptions(command.options));
   });
   commands.addAction('blockdev-mirror', mirrorArguments, async (options) => {
+    const { sync } = options;
+    if (sync === 'incremental' || sync === 'bitmap') {
+      throw new VduseError('NOT_SUPPORTED', `Sync mode '${sync}' not supported`);
+    }
     await daemon.startMirror({
       // QEMU names a job by its device, and a node of ours has none.
       jobId: options['job-id'] ?? '',
       device: options.device,
       target: options.target,
-      sync: options.sync,
+      sync,
       ...compact({
         speed: options.speed,
         granularity: options.granularity,
@@ -43,7 +48,7 @@ const mirrorArguments = struct({
   device: s.str,
   target: s.str,
   replaces: s.str.optional(),
-  sync: choice('top', 'full', 'none'),
+  sync: choice('top', 'full', 'none', 'incremental', 'bitmap'),
   speed: s.size.optional(),
   granularity: s.uint32.optional(),
   'buf-size': s.size.optional(),
