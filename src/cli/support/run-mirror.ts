@@ -27,6 +27,8 @@ export interface MirrorRequest {
 
 /** QEMU: 31 bytes and the end of the text. */
 const nodeNameBytesMax = 31;
+/** A disk that was copied so often is written faster than it is copied. */
+const endlessFactor = 3;
 
 /** Throws UsageError for arguments that can't be. Other errors are events with --json. */
 export async function runMirror(given: MirrorRequest, context: CommandContext): Promise<void> {
@@ -82,6 +84,7 @@ class Mirror {
   /** A node that was not there before, and a file. */
   #addedNode: string | undefined;
   #madeFile: string | undefined;
+  #isWarned = false;
 
   constructor(parts: MirrorParts) {
     this.#request = parts.request;
@@ -232,7 +235,10 @@ class Mirror {
       end: flags.switch
         ? { command: 'job-complete', arguments: { id } }
         : { command: 'block-job-cancel', arguments: { device: id } },
-      onProgress: ({ current, total }) => progress.update(current, total),
+      onProgress: ({ current, total }) => {
+        progress.update(current, total);
+        this.#warnIfEndless(total, source.size);
+      },
       onReady: () => json && printEvent(this.#context, 'ready', { job: id }),
     });
     onFollower(follower);
@@ -246,6 +252,15 @@ class Mirror {
       });
     } finally {
       progress.close();
+    }
+  }
+
+  #warnIfEndless(total: number, size: number): void {
+    if (total > size * endlessFactor && !this.#isWarned && this.#request.flags.json !== true) {
+      this.#isWarned = true;
+      this.#context.terminal.say(
+        'The disk is written faster than it is copied. --copy-mode write-blocking ends that, or a higher --speed.',
+      );
     }
   }
 
