@@ -318,6 +318,8 @@ describe('the command line', () => {
       plain,
       "--object secret,id=s,data=...,format=x: Parameter 'format' does not accept value 'x'",
     );
+    const comma = failure('--object', 'secret,id=s,data=pass,word,format=raw').message;
+    assert.equal(comma, "--object secret,id=s,data=...,...,format=raw: Expected '=' after parameter '...'");
     const json = failure('--object', '{"qom-type":"secret","id":"s","data":"pass\\"word","x":1}').message;
     assert.equal(
       json,

@@ -18,7 +18,7 @@ import { packageVersion, qemuInterfaceVersion } from '../../daemon/version.js';
 import type { KeyvalSyntax } from '../../qmp/keyval.js';
 import { nearest } from '../../qmp/nearest.js';
 import type { Declaration } from '../../qmp/qapi.js';
-import { withoutSecrets } from '../support/without-secrets.js';
+import { withoutHidden, withoutSecrets } from '../support/without-secrets.js';
 import { type HelpTopic, helpOn, helpText } from './help.js';
 import { isHelpRequest, parseOptionArgument } from './option-argument.js';
 
@@ -193,14 +193,15 @@ function versionText(): string {
 }
 
 function prepareStep(name: HelpTopic, kind: StepKind, text: string): StartupStep {
-  const given = `--${name} ${withoutSecrets(text)}`;
+  const shown = withoutSecrets(text);
+  const given = `--${name} ${shown}`;
   try {
     if (isHelpRequest(text, kind.syntax)) {
       print(helpOn(name));
     }
     return { given, apply: kind.prepare(text, kind.syntax) };
   } catch (error) {
-    throw error instanceof VduseError ? inOption(given, error) : error;
+    throw error instanceof VduseError ? inOption(given, withoutHidden(error, text, shown)) : error;
   }
 }
 
