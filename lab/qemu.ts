@@ -18,7 +18,7 @@ export interface MachineShape {
   memoryMib: number;
   verbose: boolean;
   /** Memory in a file that back-ends of vhost-user devices can map. */
-  sharedMemory: boolean;
+  sharedMemory: boolean | 'huge';
   /** More of QEMU's own arguments. */
   extra: readonly string[];
 }
@@ -51,6 +51,10 @@ export function kernelCommandLine(verbose: boolean): string {
   ].join(' ');
 }
 
+function pages({ sharedMemory }: MachineShape): string {
+  return sharedMemory === 'huge' ? ',hugetlb=on,hugetlbsize=2M' : '';
+}
+
 export function qemuArguments(shape: MachineShape): string[] {
   const { kernel, initramfs, accelerator } = shape;
   return [
@@ -61,7 +65,7 @@ export function qemuArguments(shape: MachineShape): string[] {
     ...['-smp', String(shape.smp), '-m', String(shape.memoryMib), '-no-reboot'],
     ...(shape.sharedMemory
       ? [
-          ...['-object', `memory-backend-memfd,id=memory,size=${shape.memoryMib}M,share=on`],
+          ...['-object', `memory-backend-memfd,id=memory,size=${shape.memoryMib}M,share=on${pages(shape)}`],
           ...['-machine', 'memory-backend=memory'],
         ]
       : []),

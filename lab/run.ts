@@ -30,8 +30,11 @@ export interface LabOptions {
   /** A host directory that the guest can write to, at the same path; also in its VDUSE_LAB_RESULTS. */
   results?: string;
   accelerator?: Accelerator;
-  /** Back-ends outside of QEMU, those of vhost-user devices, are to reach the machine's memory. */
-  sharedMemory?: boolean;
+  /**
+   * Back-ends outside of QEMU, those of vhost-user devices, are to reach the machine's memory. `huge`: in huge pages
+   * of 2 MiB, of which the host must have enough.
+   */
+  sharedMemory?: boolean | 'huge';
   /** More arguments for QEMU, such as devices; ids that the lab does not use. */
   qemuArguments?: readonly string[];
   /** Gets stdout and stderr as they come. The guest waits while a returned promise is pending. */

@@ -1,7 +1,7 @@
 /** The daemon on this host, virtual machines on its vhost-user sockets. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
@@ -9,9 +9,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 import { runInLab } from '../../lab/run.js';
+import { fioCommand } from './guest/disks.js';
 import { QmpClient } from './guest/qmp.js';
 import { RunningProgram, waitFor } from './guest/shell.js';
 import { HostDeeds } from './host-deeds.js';
+import { reserveHugePages } from './huge-pages.js';
 import { runScenario } from './run-scenario.js';
 
 const MiB = 1 << 20;
@@ -94,6 +96,53 @@ test('a guest with four queues: data, resize, hot-unplug and hot-plug', async (c
     qmp.close();
     const { status, output } = await daemon.end();
     assert.equal(status, 0, output);
+  }
+  const check = spawnSync('e2fsck', ['-fn', image], { encoding: 'utf8' });
+  assert.equal(check.status, 0, check.stdout + check.stderr);
+});
+
+test('a guest whose memory is huge pages: a file system, verified', async (context) => {
+  const memoryMib = 512;
+  const release = reserveHugePages(memoryMib * MiB);
+  if (typeof release === 'string') {
+    context.skip(release);
+    return;
+  }
+  const image = makeImage('huge.img', 64 * MiB);
+  try {
+    const daemon = await startDaemon(
+      ...['--blockdev', `file,node-name=huge-node,filename=${image}`],
+      ...exportOn('huge', 'huge-node', 'writable=on,num-queues=2'),
+    );
+    let mapsHugePages = false;
+    try {
+      const { exitStatus, output } = await runInLab({
+        command: `
+          set -e
+          modprobe -a virtio_blk ext4
+          mkfs.ext4 -q /dev/vda
+          mount /dev/vda /mnt
+          ${fioCommand} --group_reporting --allow_file_create=1 --directory=/mnt --rw=randwrite --bsrange=4k-256k \
+            --size=12M --numjobs=2 --iodepth=16 --end_fsync=1 --verify=crc32c --verify_fatal=1
+          umount /mnt`,
+        memoryMib,
+        smp: 2,
+        sharedMemory: 'huge',
+        qemuArguments: device('huge', 'num-queues=2'),
+        onOutput: () => {
+          mapsHugePages ||= /KernelPageSize: +2048 kB/.test(
+            readFileSync(`/proc/${daemon.pid}/smaps`, 'utf8'),
+          );
+        },
+      });
+      assert.equal(exitStatus, 0, output);
+    } finally {
+      const { status, output } = await daemon.end();
+      assert.equal(status, 0, output);
+    }
+    assert.ok(mapsHugePages, 'the daemon had no huge pages in its memory');
+  } finally {
+    release();
   }
   const check = spawnSync('e2fsck', ['-fn', image], { encoding: 'utf8' });
   assert.equal(check.status, 0, check.stdout + check.stderr);

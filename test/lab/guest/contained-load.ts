@@ -11,6 +11,9 @@ import { startDaemon } from './commands.js';
 import { type FioResult, fioCommand, mount, parseFio } from './disks.js';
 import { type RunningProgram, sh, start, waitFor } from './shell.js';
 
+/** How often to look how far the load is: a machine with KVM is through a hundred requests in this time. */
+export const lookMs = 5;
+
 const directory = '/mnt/contained';
 const sumsPath = '/tmp/contained.sums';
 const resultPath = '/tmp/contained.json';

@@ -4,7 +4,7 @@ import { writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import { type CheckContext, type Figures, runChecks } from './checks.js';
-import { DaemonDisk, runContainedLoad } from './contained-load.js';
+import { DaemonDisk, lookMs, runContainedLoad } from './contained-load.js';
 import { loadModules } from './disks.js';
 import { askHost } from './host-deeds.js';
 import { reachHostLoopback } from './host-network.js';
@@ -34,7 +34,7 @@ async function osdLoss(context: CheckContext): Promise<Figures> {
   ]);
   let atKill: number | undefined;
   const { reads, writes } = await runContainedLoad(context, disk, async (load) => {
-    for (const before = disk.requests; load.running; await sleep(20)) {
+    for (const before = disk.requests; load.running; await sleep(lookMs)) {
       if (atKill === undefined && disk.requests - before >= killAtRequest) {
         atKill = disk.requests;
         askHost('kill-osd');
