@@ -128,4 +128,23 @@ describe('vduse bench', () => {
     assert.match(output.stdout, /^ {2}cpu .* a request /m);
     assert.match(output.stderr, /SIGINT: it ended early/);
   });
+
+  it('does not wait for storage that hangs when it is interrupted twice', async () => {
+    const hanging =
+      '{"driver": "fault", "rules": [{"on": "any", "effect": "disconnect", "delay-ms": 600000}], "file": {"driver": "memory", "size": 1048576}}';
+    const args = ['bench', `json:${hanging}`, '--rw', 'write', '--write', '--runtime', '600'];
+    const child = spawn(process.execPath, [program, ...args], { stdio: ['ignore', 'ignore', 'pipe'] });
+    const ended = once(child, 'close');
+    let stderr = '';
+    child.stderr.on('data', (chunk: Buffer) => {
+      stderr += chunk.toString();
+    });
+    await until('the beginning', () => stderr.startsWith('Overwriting 1 MiB of '));
+    await delay(200);
+    child.kill('SIGINT');
+    await delay(500);
+    assert.equal(child.exitCode, null, 'it waits for requests in flight');
+    child.kill('SIGTERM');
+    assert.deepEqual(await ended, [143, null]);
+  });
 });

@@ -1,5 +1,5 @@
 /** Signals that end a long command in order, for as long as it runs. */
-import { InterruptedError } from './errors.js';
+import { exitStatusOf, InterruptedError } from './errors.js';
 
 const endSignals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
@@ -7,6 +7,17 @@ export class Interruption {
   readonly #controller = new AbortController();
   readonly #handlers = new Map<NodeJS.Signals, () => void>();
   #received: NodeJS.Signals | undefined;
+
+  /** The second signal ends the process: what the first one waits for is not waited for any more. */
+  static impatient(): Interruption {
+    let count = 0;
+    return new Interruption((signal) => {
+      count++;
+      if (count > 1) {
+        process.exit(exitStatusOf(new InterruptedError(signal, '')));
+      }
+    });
+  }
 
   /** `onSignal` is told of each of them, also of those behind the first. */
   constructor(onSignal?: (signal: NodeJS.Signals) => void) {

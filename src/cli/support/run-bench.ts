@@ -6,7 +6,7 @@ import { type Measurement, measure } from '../../daemon/bench/measure.js';
 import { systemCallError } from '../../native/ffi.js';
 import type { BenchFlags } from '../commands/bench.js';
 import type { CommandContext } from './command.js';
-import { exitStatusOf, InterruptedError, UsageError } from './errors.js';
+import { InterruptedError, UsageError } from './errors.js';
 import { Interruption } from './interruption.js';
 import { reportErrors } from './json-errors.js';
 import { terminalLogger } from './logger.js';
@@ -74,14 +74,7 @@ class Bench {
   async run(options: BlockNodeOptions): Promise<void> {
     const { terminal } = this.#context;
     const session = new NodeSession(terminalLogger(terminal, { logLevel: 'warn', logFormat: 'text' }));
-    let signals = 0;
-    const interruption = new Interruption((signal) => {
-      signals++;
-      if (signals > 1) {
-        // Requests that are in flight are not waited for any more.
-        process.exit(exitStatusOf(new InterruptedError(signal, '')));
-      }
-    });
+    const interruption = Interruption.impatient();
     try {
       await session.addObjects(this.#flags.object ?? []);
       const node = await this.#open(session, options);

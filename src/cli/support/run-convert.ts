@@ -56,7 +56,7 @@ class Conversion {
   readonly #options: { readonly source: BlockNodeOptions; readonly target: BlockNodeOptions };
   readonly #context: CommandContext;
   readonly #session: NodeSession;
-  readonly #interruption = new Interruption();
+  readonly #interruption = Interruption.impatient();
   /** A file that was not there before. */
   #made: string | undefined;
   #written = false;
