@@ -148,7 +148,8 @@ export class Copier {
   #prepare(): Promise<void> {
     const { bitmap, ownsTarget = false } = this.#options;
     const look = async (): Promise<void> => {
-      if (ownsTarget && (await readsAsZeroes(this.#target))) {
+      // Where that can't be told, zeroes are written.
+      if (ownsTarget && (await readsAsZeroes(this.#target).catch(() => false))) {
         this.#wasCopied = new Uint8Array(bitmap.bitCount);
       }
     };

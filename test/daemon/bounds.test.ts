@@ -181,6 +181,47 @@ describe('storage that does not answer', () => {
     }));
 });
 
+describe('a backup that can not go on', () => {
+  test('holds its disk up for a while, and then fails: its target does not answer', () =>
+    withDisks(async (disks, gate) => {
+      const { daemon } = disks;
+      await daemon.addNode(memory('source'));
+      await daemon.addNode(memory('stuck'));
+      const disk = await disks.export('source');
+      gate.close();
+      const nodes = { device: 'source', target: 'stuck', sync: 'none', autoDismiss: false } as const;
+      const [job] = await daemon.startBackups([{ ...nodes, jobId: 'b' }]);
+      await disk.write(0, block(1));
+      for (; job.error === undefined; await delay(1)) {}
+      assert.match(job.error, /^users of node 'source' waited 0\.15 s for a part to be copied to 'stuck'/);
+      assert.equal(await read(disk), 1);
+      gate.open();
+      await job.ended;
+    }));
+
+  test('the same where an error has stopped it', async () => {
+    const disks = new DaemonDisks({ drainTimeoutMs });
+    try {
+      const { daemon } = disks;
+      await daemon.addNode(memory('source'));
+      await daemon.addNode(memory('good'));
+      const rules = [{ on: 'any', effect: 'error' }] as const;
+      await daemon.addNode({ driver: 'fault', nodeName: 'bad', file: 'good', rules });
+      const disk = await disks.export('source', { queueCount: 2 });
+      const nodes = { device: 'source', target: 'bad', sync: 'none', autoDismiss: false } as const;
+      const [job] = await daemon.startBackups([{ ...nodes, jobId: 'b', onTargetError: 'stop' }]);
+      const written = disk.write(0, block(1));
+      for (; job.status !== 'paused'; await delay(1)) {}
+      await written;
+      await job.ended;
+      assert.match(job.error ?? '', /they go on without the backup$/);
+      assert.equal(await read(disk), 1);
+    } finally {
+      await disks.close();
+    }
+  });
+});
+
 describe('requests of exports that fail', () => {
   test('are told as events, at most one a second for reads and one for writes', async () => {
     const disks = new DaemonDisks();

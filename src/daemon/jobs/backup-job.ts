@@ -30,8 +30,6 @@ export interface BackupOptions {
 
 /** Bytes that are copied before one of them is overwritten (QEMU's least). */
 export const backupClusterBytes = 65_536;
-/** A user's write waits at most so long without any part being copied; then the job fails, and the write goes on. */
-const userWaitMs = 30_000;
 const lookMs = 100;
 
 export class BackupWork implements JobWork {
@@ -279,7 +277,7 @@ export class BackupWork implements JobWork {
   #fail(failure: unknown): void {
     this.#failure ??= failure;
     this.stop();
-    this.#job?.nudge();
+    this.#job?.endRest();
   }
 
   #throwIfFailed(): void {
@@ -293,14 +291,15 @@ export class BackupWork implements JobWork {
     if (this.#watchdog !== undefined || this.#wanted.size === 0) {
       return;
     }
+    const { source, target } = this.#options;
+    const waitMs = source.drainTimeoutMs;
     this.#progressAtMs = performance.now();
     this.#watchdog = setInterval(() => {
       if (this.#wanted.size === 0) {
         clearInterval(this.#watchdog);
         this.#watchdog = undefined;
-      } else if (performance.now() - this.#progressAtMs > userWaitMs) {
-        const { source, target } = this.#options;
-        const waited = `users of node '${source.nodeName}' waited ${userWaitMs / 1000} s for a part to be copied to '${target.nodeName}'`;
+      } else if (performance.now() - this.#progressAtMs > waitMs) {
+        const waited = `users of node '${source.nodeName}' waited ${waitMs / 1000} s for a part to be copied to '${target.nodeName}'`;
         this.#fail(new VduseError('TIMEOUT', `${waited}; they go on without the backup`));
       }
     }, lookMs);

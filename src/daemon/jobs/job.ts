@@ -197,8 +197,9 @@ export class Job {
     }
   }
 
-  /** For the work: less waiting, something has happened. */
-  nudge(): void {
+  /** For the work: it has failed, so there is nothing to wait for, paused or not. */
+  endRest(): void {
+    this.#endPause();
     this.#wake();
   }
 
@@ -208,7 +209,7 @@ export class Job {
    */
   async onError(error: CopyError): Promise<void> {
     const action = decide(this.#policy, error);
-    if (action === 'report' || this.#isErrorNews()) {
+    if (this.#isErrorNews()) {
       this.#listener.onError(this, { operation: error.operation, action });
     }
     if (action === 'report') {
@@ -317,15 +318,19 @@ export class Job {
     this.#setStatus(this.#isReady ? 'standby' : 'paused');
   }
 
-  #askFor(end: 'complete' | 'stop' | 'cancel'): void {
+  #endPause(): void {
     if (this.#isPaused) {
+      this.#isPaused = false;
       this.ioStatus = 'ok';
       this.#setStatus(this.#isReady ? 'ready' : 'running');
     }
+  }
+
+  #askFor(end: 'complete' | 'stop' | 'cancel'): void {
+    this.#endPause();
     if (this.#end !== 'cancel') {
       this.#end = end;
     }
-    this.#isPaused = false;
     if (end === 'cancel') {
       this.#work.stop();
     }
