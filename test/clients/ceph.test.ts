@@ -11,6 +11,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VduseError } from '../../src/base/errors.js';
+import { createImage } from '../../src/block/create.js';
 import type { RbdImageOptions } from '../../src/block/drivers/rbd/rbd-create.js';
 import type { BlockNode, RbdNodeOptions } from '../../src/block/node.js';
 import { openBlockNode } from '../../src/block/open.js';
@@ -361,11 +362,18 @@ describe('rbd on a cluster with one OSD', { skip, timeout: 300_000 }, () => {
     const limited = await openDisk({ ...options, osdTimeout: 1 });
     await limited.disk.write(0, Buffer.alloc(4096, 3));
     const other = await makeImage(8);
+    const location = { driver: 'rbd', pool: cluster.pool, conf: cluster.conf, image: 'late' } as const;
+    const late = { driver: 'rbd', location: { ...location, mountTimeout: 1 }, size: mebibyte } as const;
+    const context = { services, signal: new AbortController().signal, onProgress: async () => undefined };
     process.kill(cluster.osdPid(0), 'SIGSTOP');
     try {
       await assert.rejects(
         openBlockNode({ ...other, mountTimeout: 1 }),
         isError('TIMEOUT', /no OSD answered within 1 s/),
+      );
+      await assert.rejects(
+        createImage(late, context),
+        isError('TIMEOUT', /cannot create '.*\/late': no OSD answered within 1 s/),
       );
       await assert.rejects(limited.disk.read(4096, Buffer.alloc(4096)));
     } finally {
@@ -383,6 +391,14 @@ describe('rbd on a cluster with one OSD', { skip, timeout: 300_000 }, () => {
     assert.ok(back && read.equals(Buffer.alloc(4096, 3)));
     await limited.close();
     await (await openBlockNode(other)).close();
+    // The image that came too late goes again, and its name is free.
+    let error: unknown = 'none yet';
+    for (const endMs = Date.now() + 30_000; error !== undefined && Date.now() < endMs; await sleep(100)) {
+      error = await createImage({ ...late, location }, context).catch((failure: unknown) => failure);
+    }
+    assert.equal(error, undefined);
+    await sleep(1000);
+    assert.match(await cluster.rbd('ls'), /^late$/m);
   });
 });
 
