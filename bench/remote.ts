@@ -14,7 +14,13 @@ import { describeEnvironment, readEnvironment } from './support/environment.js';
 import { formatCount, median } from './support/figures.js';
 import { type FioClient, findFioClient } from './support/fio-client.js';
 import { tablesAsMarkdown, tablesAsText, writeJson, writeSection } from './support/publish.js';
-import { type RemoteCell, remoteJson, remoteTables, type StoreResult } from './support/remote-report.js';
+import {
+  describeDisturbance,
+  type RemoteCell,
+  remoteJson,
+  remoteTables,
+  type StoreResult,
+} from './support/remote-report.js';
 import { measure, type RemoteSample, type RemoteWorkload } from './support/remote-sample.js';
 import {
   openNbdStore,
@@ -190,10 +196,14 @@ async function run(signal: AbortSignal): Promise<void> {
 
 function publish(result: StoreResult, remark: string): void {
   const tables = remoteTables(result);
-  if (options.json !== '-') process.stdout.write(`${tablesAsText(tables)}\n`);
+  const disturbance = describeDisturbance(result);
+  if (options.json !== '-') process.stdout.write(`${tablesAsText(tables)}\n${disturbance}\n\n`);
   if (!options['write-docs']) return;
   const page = fileURLToPath(new URL('../../docs/performance.md', import.meta.url));
-  writeSection(page, { name: `remote-${result.name}`, content: `${remark}\n\n${tablesAsMarkdown(tables)}` });
+  writeSection(page, {
+    name: `remote-${result.name}`,
+    content: `${remark} ${disturbance}\n\n${tablesAsMarkdown(tables)}`,
+  });
 }
 
 async function main(): Promise<number> {

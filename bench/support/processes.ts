@@ -165,6 +165,20 @@ export function childCpuSeconds(): number {
   return (Number(fields[13]) + Number(fields[14])) / ticksPerSecond();
 }
 
+/** Seconds that the processors did not idle, from the text of /proc/stat; what the hypervisor kept back counts too. */
+export function parseBusySeconds(stat: string, ticksPerSecond: number): number {
+  const [user, nice, system, , , irq, softirq, steal] = stat
+    .split('\n', 1)[0]
+    .split(/\s+/)
+    .slice(1)
+    .map(Number);
+  return (user + nice + system + irq + softirq + steal) / ticksPerSecond;
+}
+
+export function busySeconds(): number {
+  return parseBusySeconds(readFileSync('/proc/stat', 'utf8'), ticksPerSecond());
+}
+
 export interface MemoryUse {
   /** Everything resident. */
   readonly residentKib: number;

@@ -2,7 +2,7 @@
 import { BASELINE, formatMicroseconds, type Table } from './compare-report.js';
 import type { Environment } from './environment.js';
 import { formatCount, formatRatio, median, pairedRatio, type Ratio } from './figures.js';
-import type { RemoteSample, RemoteWorkload } from './remote-sample.js';
+import { foreignShareMax, type RemoteSample, type RemoteWorkload } from './remote-sample.js';
 
 export interface RemoteCell {
   readonly title: string;
@@ -71,6 +71,14 @@ export function remoteTables({ title, cells }: StoreResult): Table[] {
     { title, rows: [header, ...cells.flatMap(rowsOf)] },
     { title: `${mine}: ratios, median (lowest to highest)`, rows: [ratioHeader, ...ratios] },
   ];
+}
+
+/** How quiet the machine was. */
+export function describeDisturbance({ cells }: StoreResult): string {
+  const samples = cells.flatMap((cell) => [...cell.samples.values()].flat());
+  const disturbed = samples.filter(({ foreignShare }) => foreignShare > foreignShareMax).length;
+  const percent = foreignShareMax * 100;
+  return `In ${disturbed} of ${samples.length} samples other programs used more than ${percent} % of the processors.`;
 }
 
 export interface RemoteRun {

@@ -121,7 +121,7 @@ export async function openRbdStore(context: StoreContext): Promise<RemoteStore> 
     for (let n = 0; n <= context.daemons.length; n++) {
       await cluster.rbd('import', '--no-progress', file, `disk-${n}`);
     }
-    const storePids = [cluster.osdPid(0)];
+    const storePids = [cluster.osdPid(0), ...(cluster.monitorPid === undefined ? [] : [cluster.monitorPid])];
     const { contestants, running } = await startDaemons(context, {
       blockdev: (n) => `driver=rbd,pool=${cluster.pool},image=disk-${n},conf=${cluster.conf},cache.direct=on`,
       pids: () => storePids,
