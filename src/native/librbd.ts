@@ -79,7 +79,6 @@ export interface Librbd {
   readonly pollEvents: (image: number, completions: number, count: number) => number;
   readonly createCompletion: (argument: number, callback: number, completion: number) => number;
   readonly isComplete: (completion: number) => number;
-  readonly waitForComplete: (completion: number) => number;
   readonly returnValue: (completion: number) => number;
   readonly argument: (completion: number) => number;
   readonly release: (completion: number) => void;
@@ -181,7 +180,6 @@ function bindLibrbd(): Librbd {
     pollEvents: bind('rbd_poll_io_events', 'int', ['uintptr_t', 'uintptr_t', 'int']),
     createCompletion: bind('rbd_aio_create_completion', 'int', ['uintptr_t', 'uintptr_t', 'uintptr_t']),
     isComplete: bind('rbd_aio_is_complete', 'int', ['uintptr_t']),
-    waitForComplete: bind('rbd_aio_wait_for_complete', 'int', ['uintptr_t']),
     // ssize_t, which koffi does not know by name.
     returnValue: bind('rbd_aio_get_return_value', 'long', ['uintptr_t']),
     argument: bind('rbd_aio_get_arg', 'uintptr_t', ['uintptr_t']),

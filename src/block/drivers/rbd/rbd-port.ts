@@ -13,7 +13,7 @@ import { RbdShared } from './rbd-shared.js';
 /** What the port needs of an engine. */
 export interface RbdCompletionTarget {
   readonly slots: number;
-  /** librbd has completed the slot's operation, or is just about to. */
+  /** librbd has the result of the slot's operation. */
   onEvent(slot: number): void;
 }
 
