@@ -71,7 +71,8 @@ export class ReplyReader {
       if (!parser.goesOn) {
         return parser.violation === '' ? ReceiveResult.STOPPED : ReceiveResult.VIOLATED;
       }
-      if (received < asked) {
+      // Where nothing is asked for, nothing comes, or the ring tells of it.
+      if (received < asked || this.#clients.onWire === 0) {
         return ReceiveResult.DRAINED;
       }
     }
