@@ -59,9 +59,9 @@ describe('poll window', () => {
     assert.equal(window.windowMs, 0.05, 'what was before is not known');
     assert.ok(!window.wantsDelay(1004));
     assert.ok(window.wantsDelay(1005));
-    window.observeDelay(1005, 500.4);
-    assert.equal(window.windowMs, 0.05, 'a twelfth of the time is no pressure');
-    window.observeDelay(1010, 502);
+    window.observeDelay(1005, 501);
+    assert.equal(window.windowMs, 0.05, 'a fifth of the time is no pressure');
+    window.observeDelay(1010, 503);
     assert.equal(window.windowMs, 0);
     window.waited(1059, 1059.01);
     assert.equal(window.windowMs, 0, 'for a while');
