@@ -197,6 +197,21 @@ describe('programs on an NBD export with TLS', { skip, timeout: 300_000 }, () =>
     await exerciseWithDriver(served, { 'qom-type': 'tls-creds-psk', username: 'alice', dir: keys });
   });
 
+  test('pre-shared keys by TLS 1.2 and 1.3, with and without forward secrecy, and by nothing older', async (t) => {
+    const served = await serve(t, [psk()]);
+    const info = (version: string, exchange: string): Promise<string> => {
+      const priority = `NORMAL:-VERS-ALL:+VERS-TLS${version}:-KX-ALL:+${exchange}`;
+      const credentials = `tls-creds-psk,username=alice,dir=${keys},priority=${priority}`;
+      return run('qemu-img', ['info', ...qemu(served, credentials)]);
+    };
+    for (const version of ['1.2', '1.3']) {
+      for (const exchange of ['PSK', 'DHE-PSK', 'ECDHE-PSK']) {
+        await info(version, exchange);
+      }
+    }
+    await assert.rejects(info('1.1', 'PSK'));
+  });
+
   test('a client without TLS learns nothing', async (t) => {
     const served = await serve(t, [psk()]);
     const plain = `nbd+unix:///disk?socket=${served.socket}`;

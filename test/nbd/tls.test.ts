@@ -230,5 +230,7 @@ describe('distinguished names', () => {
       distinguishedName(subject),
       'C=GB,O=Example\\, \\"Org\\",OU=a+OU=b,CN=x=y\\+z,EMAIL=a@b.c,givenName=given,surName=sur',
     );
+    // A value that looks like more attributes stays one.
+    assert.equal(distinguishedName('CN=x\\0AO=y\\, L=z \\+ OU=a'), 'CN=x\\0AO=y\\, L=z \\+ OU=a');
   });
 });
