@@ -6,7 +6,9 @@ import { existsSync, readFileSync, statSync, truncateSync, writeFileSync } from 
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { describe, it } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { ScriptedServer } from '../support/scripted-nbd-server.js';
 import { makeTempDir } from '../support/temp-dir.js';
 
 const MiB = 1 << 20;
@@ -151,4 +153,30 @@ describe('vduse convert', () => {
       assert.equal(existsSync(inDirectory('fresh')), false);
     });
   }
+
+  it('ends at once by a second signal, where storage hangs', async () => {
+    image('slow', 2 * MiB, 1);
+    const server = new ScriptedServer({ size: 2 * MiB, onRequest: () => undefined });
+    await server.listenTcp();
+    const { port } = server.inetAddress;
+    const child = spawn(process.execPath, [program, 'convert', 'slow', `nbd://127.0.0.1:${port}/`], {
+      cwd: directory,
+    });
+    let said = '';
+    child.stderr.on('data', (data: Buffer) => {
+      said += data.toString();
+    });
+    const ended = once(child, 'close');
+    while (server.requests.length === 0) {
+      await delay(10);
+    }
+    child.kill('SIGINT');
+    while (!said.includes('Once more to end at once')) {
+      await delay(10);
+      assert.equal(child.exitCode, null);
+    }
+    child.kill('SIGINT');
+    assert.deepEqual(await ended, [130, null]);
+    await server.stop();
+  });
 });

@@ -1,5 +1,5 @@
 /** The life of `vduse convert`: two nodes, a copy, and what is left when it ends early. */
-import { existsSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { unlink } from 'node:fs/promises';
 import { VduseError } from '../../base/errors.js';
 import type { BlockNode, BlockNodeOptions } from '../../block/node.js';
@@ -8,7 +8,7 @@ import { convertNode } from '../../daemon/convert.js';
 import type { ConvertFlags } from '../commands/convert.js';
 import type { CommandContext } from './command.js';
 import { createImage } from './create-image.js';
-import { InterruptedError, UsageError } from './errors.js';
+import { exitStatusOf, InterruptedError, UsageError } from './errors.js';
 import { Interruption } from './interruption.js';
 import { reportErrors } from './json-errors.js';
 import { terminalLogger } from './logger.js';
@@ -23,6 +23,9 @@ export interface ConvertRequest {
   readonly target: string;
   readonly flags: ConvertFlags;
 }
+
+/** After a signal it is told what is waited for, where that takes longer. */
+const hintMs = 1000;
 
 /** Throws UsageError for arguments that can't be. Other errors are events with --json. */
 export async function runConvert(request: ConvertRequest, context: CommandContext): Promise<void> {
@@ -56,7 +59,8 @@ class Conversion {
   readonly #options: { readonly source: BlockNodeOptions; readonly target: BlockNodeOptions };
   readonly #context: CommandContext;
   readonly #session: NodeSession;
-  readonly #interruption = Interruption.impatient();
+  readonly #interruption = new Interruption((signal, count) => this.#onSignal(signal, count));
+  #hint: NodeJS.Timeout | undefined;
   /** A file that was not there before. */
   #made: string | undefined;
   #written = false;
@@ -84,7 +88,22 @@ class Conversion {
         : error;
     } finally {
       await this.#session.close();
+      clearTimeout(this.#hint);
       this.#interruption.close();
+    }
+  }
+
+  /** What is under way is waited for, which storage that hangs may keep up for ever: not behind a second signal. */
+  #onSignal(signal: NodeJS.Signals, count: number): void {
+    if (count > 1) {
+      if (this.#made !== undefined) {
+        rmSync(this.#made, { force: true });
+      }
+      process.exit(exitStatusOf(new InterruptedError(signal, '')));
+    }
+    if (this.#request.flags.json !== true) {
+      const text = 'Waiting for requests that are under way. Once more to end at once.';
+      this.#hint = setTimeout(() => this.#context.terminal.say(text), hintMs);
     }
   }
 

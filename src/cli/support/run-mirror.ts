@@ -9,7 +9,7 @@ import type { CommandContext } from './command.js';
 import { connectToMonitor } from './connect.js';
 import { createImage } from './create-image.js';
 import { type JobView, type NodeView, queryExports, queryNodes } from './daemon-view.js';
-import { InterruptedError, UsageError } from './errors.js';
+import { exitStatusOf, InterruptedError, UsageError } from './errors.js';
 import { Interruption } from './interruption.js';
 import { JobFollower } from './job-follower.js';
 import { reportErrors } from './json-errors.js';
@@ -91,11 +91,20 @@ class Mirror {
     this.#options = parts.options;
     this.#client = parts.client;
     this.#context = parts.context;
-    this.#interruption = new Interruption(() => {
-      if (parts.request.flags.json !== true) {
-        this.#context.terminal.say('Cancelling the job.');
-      }
-    });
+    this.#interruption = new Interruption((signal, count) => this.#onSignal(signal, count));
+  }
+
+  /** A job ends when its requests do, which storage that hangs may keep up: a second signal does not wait for that. */
+  #onSignal(signal: NodeJS.Signals, count: number): void {
+    const { monitor, json } = this.#request.flags;
+    const { terminal } = this.#context;
+    if (count > 1) {
+      terminal.say(`Not waiting for the end of job '${this.#jobId}': vduse qmp ${monitor} query-jobs`);
+      process.exit(exitStatusOf(new InterruptedError(signal, '')));
+    }
+    if (json !== true) {
+      terminal.say('Cancelling the job.');
+    }
   }
 
   async run(onFollower: (follower: JobFollower) => void): Promise<void> {
