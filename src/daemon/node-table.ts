@@ -210,6 +210,7 @@ export class NodeTable {
           typeof reference === 'string'
             ? this.refer(reference)
             : await this.#openInline(parent, inheritFrom(options, reference), reopening);
+        checkNoCycle(parent, child, role);
         try {
           return child.attach(parentUser(parent, role));
         } catch (error) {
@@ -269,6 +270,26 @@ function parentUser(parent: GraphNode, role: string): NodeUser {
     resized: () => parent.resized(),
     parent,
   };
+}
+
+/** Throws INVALID_ARGUMENT where the child is the parent, or works on it. */
+function checkNoCycle(parent: GraphNode, child: GraphNode, role: string): void {
+  const above = new Set([parent]);
+  // Grows while it is walked.
+  for (const node of above) {
+    for (const { user } of node.links) {
+      if (user.parent !== undefined) {
+        above.add(user.parent);
+      }
+    }
+  }
+  if (above.has(child)) {
+    throw new VduseError(
+      'INVALID_ARGUMENT',
+      `Making '${child.nodeName}' a ${role} child of '${parent.nodeName}' would create a cycle`,
+      { hint: `A node that leaves its place above '${parent.nodeName}' does so by a command before.` },
+    );
+  }
 }
 
 /** A node and the nodes below that go with it. */

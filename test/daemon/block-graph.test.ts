@@ -342,4 +342,23 @@ describe('several nodes that are opened again', () => {
     assert.deepEqual(sizes, [2 * MiB]);
     await node.close();
   });
+
+  test('makes no circle', async () => {
+    const raw = (nodeName: string, file: string) => ({ driver: 'raw', nodeName, file }) as const;
+    await daemon.addNode({ driver: 'file', nodeName: 'file', filename: image(MiB) });
+    await daemon.addNode(raw('low', 'file'));
+    await daemon.addNode(raw('middle', 'low'));
+    await daemon.addNode(raw('high', 'middle'));
+    for (const child of ['low', 'middle', 'high']) {
+      await assert.rejects(daemon.reopenNodes([raw('low', child)]), {
+        code: 'INVALID_ARGUMENT',
+        message: `Making '${child}' a file child of 'low' would create a cycle`,
+      });
+    }
+    await daemon.reopenNodes([raw('high', 'file')]);
+    await daemon.reopenNodes([raw('low', 'high')]);
+    for (const nodeName of ['middle', 'low', 'high', 'file']) {
+      await daemon.deleteNode(nodeName);
+    }
+  });
 });
