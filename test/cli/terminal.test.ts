@@ -81,8 +81,11 @@ describe('errors', () => {
     assert.equal(said(new VduseError('NOT_FOUND', 'it is not there')), 'vduse: it is not there\n');
   });
 
-  it('of the command line point to the help', () => {
-    assert.match(said(new UsageError('what?')), /hint: See vduse --help/);
+  it('of the command line with the hint that its command gave', () => {
+    assert.equal(
+      said(new UsageError('what?', 'See vduse list --help.')),
+      'vduse: what?\n  hint: See vduse list --help.\n',
+    );
   });
 
   it('of ours show where they come from', () => {
