@@ -4,8 +4,7 @@
  * submits it to the engine, which owns what the slot names until it completes it. Slots are taken last in,
  * first out, so that few pages of the tables are ever touched.
  */
-import { viewMemory } from '../native/ffi.js';
-import { mapAnonymous, unmap } from '../native/memory.js';
+import { giveArenaBack, type IovecArena, takeArena } from './iovec-arenas.js';
 
 const iovecBytes = 16;
 const two32 = 0x1_0000_0000;
@@ -26,9 +25,8 @@ export class RequestTable {
   readonly #firstSegment: Uint16Array;
   readonly #free: Uint16Array;
   #freeCount: number;
-  /** struct iovec[segmentsMax] for each slot: untouched pages cost nothing. */
-  readonly #arenaAddress: number;
-  readonly #arenaBytes: number;
+  /** struct iovec[segmentsMax] for each slot. */
+  readonly #arena: IovecArena;
   readonly #words: Uint32Array;
 
   constructor(capacity: number, segmentsMax: number) {
@@ -46,9 +44,8 @@ export class RequestTable {
       this.#free[n] = capacity - 1 - n;
     }
     this.#freeCount = capacity;
-    this.#arenaBytes = capacity * segmentsMax * iovecBytes;
-    this.#arenaAddress = mapAnonymous(this.#arenaBytes);
-    this.#words = new Uint32Array(viewMemory(this.#arenaAddress, this.#arenaBytes));
+    this.#arena = takeArena(capacity * segmentsMax * iovecBytes);
+    this.#words = this.#arena.words;
   }
 
   get inFlight(): number {
@@ -106,7 +103,7 @@ export class RequestTable {
 
   /** The address of the slot's struct iovec array, of `segmentCount` entries. */
   iovecAddress(slot: number): number {
-    return this.#arenaAddress + this.#word(slot, 0) * 4;
+    return this.#arena.address + this.#word(slot, 0) * 4;
   }
 
   /** Drops the payload's first bytes after a short transfer: offset, length and segments move on together. */
@@ -130,9 +127,9 @@ export class RequestTable {
     }
   }
 
-  /** Unmaps the arena. Nothing is in flight, and nobody uses the table afterwards. */
+  /** Gives the arena back. Nothing is in flight, and nobody uses the table afterwards. */
   close(): void {
-    unmap(this.#arenaAddress, this.#arenaBytes);
+    giveArenaBack(this.#arena);
   }
 
   #word(slot: number, n: number): number {

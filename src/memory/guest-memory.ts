@@ -30,7 +30,8 @@ interface MappedRegion extends MemoryRegion {
   readonly views: (DataView | undefined)[];
 }
 
-function validate(regions: readonly MemoryRegion[]): MappedRegion[] {
+/** `known`: regions whose views are used again. A view counts as memory of its length, which calls the garbage collector. */
+function validate(regions: readonly MemoryRegion[], known: readonly MappedRegion[]): MappedRegion[] {
   if (regions.length > limits.memoryRegionsMax) {
     throw new VduseError(
       'PROTOCOL',
@@ -39,6 +40,7 @@ function validate(regions: readonly MemoryRegion[]): MappedRegion[] {
   }
   const sorted = [...regions].sort((a, b) => a.start - b.start);
   let previousEnd = 0;
+  let next = 0;
   return sorted.map((region) => {
     const end = region.start + region.length;
     const whole = Number.isSafeInteger(region.start) && Number.isSafeInteger(end) && region.length > 0;
@@ -49,8 +51,20 @@ function validate(regions: readonly MemoryRegion[]): MappedRegion[] {
       );
     }
     previousEnd = end;
-    return { ...region, end, views: new Array(Math.ceil(region.length / viewStride)) };
+    // Both lists are sorted.
+    while (next < known.length && known[next].start < region.start) {
+      next++;
+    }
+    return next < known.length && isSame(known[next], region)
+      ? known[next]
+      : { ...region, end, views: new Array(Math.ceil(region.length / viewStride)) };
   });
+}
+
+function isSame(a: MemoryRegion, b: MemoryRegion): boolean {
+  return (
+    a.start === b.start && a.length === b.length && a.hostAddress === b.hostAddress && a.access === b.access
+  );
 }
 
 export class GuestMemory {
@@ -62,12 +76,12 @@ export class GuestMemory {
 
   /** Throws PROTOCOL for overlapping, empty or too many regions. The maps stay their owner's. */
   constructor(regions: readonly MemoryRegion[]) {
-    this.#mapped = validate(regions);
+    this.#mapped = validate(regions, []);
   }
 
   /** Takes another set of regions. The old ones are still mapped: views of them may be in use. Throws as above. */
   update(regions: readonly MemoryRegion[]): void {
-    this.#mapped = validate(regions);
+    this.#mapped = validate(regions, this.#mapped);
     this.#last = undefined;
   }
 

@@ -1,5 +1,6 @@
 /** The queues of one thread on one reactor: what a queue thread and the main thread have in common. */
 
+import { closeSpareArenas } from '../block/iovec-arenas.js';
 import { createQueue } from '../device/create-queue.js';
 import type { DeviceQueue } from '../device/device-queue.js';
 import type { IoError, MemoryUpdate, QueueListener, QueueSpec, QueueStop } from '../device/queue-host.js';
@@ -188,6 +189,7 @@ export class QueueRunner {
   /** Releases what the thread keeps for its queues. */
   close(): void {
     this.#pool.close();
+    closeSpareArenas();
   }
 
   #goOn(id: number): void {

@@ -23,8 +23,6 @@ interface PendingCall {
 
 /** How long a thread may take to start a queue. It may be busy with others, or stuck in a call that blocks. */
 const startTimeoutMsDefault = 5000;
-/** A queue thread makes next to no garbage; with room for what others make it would cost 2 MiB more. */
-const youngGenerationMb = 2;
 /** How much longer than its own time a stop may take to be answered. */
 const stopGrace = 0.25;
 
@@ -55,7 +53,6 @@ export class QueueThread implements QueueHost {
     this.#wakeFd = createEventFd();
     this.#worker = new Worker(new URL('./queue-thread-main.js', import.meta.url), {
       name: options.name,
-      resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb },
       workerData: { ...options, wakeFd: this.#wakeFd } satisfies ThreadSetup,
     });
     this.ended = new Promise((resolve) => {

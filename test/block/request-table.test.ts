@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import { closeSpareArenas } from '../../src/block/iovec-arenas.js';
 import { RequestTable } from '../../src/block/request-table.js';
 import { viewBytes } from '../../src/native/fd.js';
 import { propertyRuns } from '../support/property.js';
@@ -130,10 +131,29 @@ test('slots are unique while taken, clean when taken again, last in first out', 
   table.close();
 });
 
-test('close gives the arena back', () => {
+test('the next table takes the arena of one that was closed; what is spare is unmapped in the end', () => {
+  closeSpareArenas();
   const table = new RequestTable(256, 1024);
   const address = table.iovecAddress(255);
-  assert.ok(isMapped(address));
   table.close();
+  assert.ok(isMapped(address));
+  const other = new RequestTable(128, 1024);
+  const next = new RequestTable(256, 1024);
+  assert.equal(next.iovecAddress(255), address);
+  assert.notEqual(other.iovecAddress(0), next.iovecAddress(0));
+  other.close();
+  next.close();
+  closeSpareArenas();
   assert.ok(!isMapped(address));
+});
+
+test('no more arenas are kept than queues need to start again', () => {
+  const tables = Array.from({ length: 17 }, () => new RequestTable(256, 1024));
+  const addresses = tables.map((table) => table.iovecAddress(0));
+  for (const table of tables) {
+    table.close();
+  }
+  assert.equal(addresses.filter(isMapped).length, 16);
+  closeSpareArenas();
+  assert.equal(addresses.filter(isMapped).length, 0);
 });

@@ -222,6 +222,26 @@ describe('guest memory: another map', () => {
     assert.equal(memory.contiguousLength(10), 0);
   });
 
+  it('keeps the views of what stays as it was, and of nothing else', () => {
+    const fd = createMemoryFile('vduse-test-views', 8192);
+    const hostAddress = mapFile({ fd, length: 8192, offset: 0, readable: true, writable: true });
+    closeFd(fd);
+    const one = region(8192, hostAddress, MemoryAccess.READ);
+    const other = region(65536, hostAddress + 4096, MemoryAccess.READ);
+    const memory = new GuestMemory([other, one]);
+    const views = () => [one, other].map(({ start }) => memory.locate(start, 16, MemoryAccess.READ));
+    const before = views();
+    memory.update([region(0, hostAddress, MemoryAccess.READ), other, one]);
+    assert.ok(views().every((view, n) => view === before[n]));
+    memory.update([
+      { ...one, access: MemoryAccess.READ_WRITE },
+      { ...other, hostAddress },
+    ]);
+    assert.ok(views().every((view, n) => view !== undefined && view !== before[n]));
+    assert.equal(memory.translate(other.start, 16, MemoryAccess.READ), hostAddress);
+    unmap(hostAddress, 8192);
+  });
+
   it('stays the old one when the new one is refused', () => {
     const memory = new GuestMemory([region(0, 4096, MemoryAccess.READ)]);
     const overlapping = [region(0, 8192, MemoryAccess.READ), region(1, 8192, MemoryAccess.READ)];
