@@ -97,6 +97,7 @@ export class DeviceQueue implements EventSource {
   /** Waiting for a memory map that has the next head's buffers. */
   #missing = false;
   #stopping = false;
+  #isBroken = false;
   #abandoned = false;
 
   /** Throws PROTOCOL where the rings are not in mapped memory. */
@@ -164,9 +165,12 @@ export class DeviceQueue implements EventSource {
     this.#drainIfIdle();
   }
 
-  /** Takes requests again: the stop was given up. */
+  /** Takes requests again: the stop was given up. A ring that is broken stays alone. */
   resume(): void {
     this.#stopping = false;
+    if (this.#isBroken) {
+      return;
+    }
     this.#taking = true;
     if (!this.#isArmed) {
       this.#armKick();
@@ -340,6 +344,7 @@ export class DeviceQueue implements EventSource {
 
   #break(reason: string): void {
     this.#taking = false;
+    this.#isBroken = true;
     this.#context.onBroken(`queue ${this.#spec.queue.index}: ${reason}`);
   }
 

@@ -208,6 +208,11 @@ export class QueueRunner {
     if (running?.stop === undefined) {
       return;
     }
+    if (drained && performance.now() >= running.stop.goOnAtMs) {
+      // Whoever asked waits no more, and counts on a queue that goes on.
+      this.#goOn(id);
+      return;
+    }
     this.#queues.delete(id);
     this.#stops--;
     const { availIndex } = running.queue;

@@ -106,6 +106,20 @@ describe('a promise that does not settle', () => {
 });
 
 describe('on a queue thread', () => {
+  test('a drain that the thread hears of too late is none: the queue goes on', async () => {
+    const { client, device, close } = await startBlk({ node: await memoryNode(1 << 20), hosts: pool });
+    let changes = 0;
+    const change = async (): Promise<void> => void changes++;
+    for (let n = 0; n < 5; n++) {
+      await assert.rejects(device.drained(change, -100), { code: 'TIMEOUT' });
+      assert.equal((await client.read(0, 512)).status, BLK_S.OK);
+    }
+    await device.drained(change, 5000);
+    assert.equal((await client.read(0, 512)).status, BLK_S.OK);
+    assert.equal(changes, 1);
+    await close();
+  });
+
   /** A file that never answers a read: both ends of a FIFO. */
   async function stuckNode(): Promise<{ node: BlockNode; close: () => void }> {
     const path = join(directory, `fifo-${Math.random()}`);
