@@ -25,13 +25,23 @@ interface Pair {
   readonly column: Column;
 }
 
-function columnOf({ samples }: RemoteCell, contestant: string, column: Column): number[] {
-  return (samples.get(contestant) ?? []).map((sample) => sample[column]);
+function samplesOf({ samples }: RemoteCell, contestant: string): readonly RemoteSample[] {
+  return samples.get(contestant) ?? [];
 }
 
+function isQuiet(sample: RemoteSample | undefined): boolean {
+  return sample !== undefined && sample.foreignShare <= foreignShareMax;
+}
+
+/** Of the repetitions in which neither was disturbed, where there are any. */
 function ratioOf(cell: RemoteCell, { mine, other, column }: Pair): Ratio | undefined {
-  const [ours, theirs] = [columnOf(cell, mine, column), columnOf(cell, other, column)];
-  return mine === other || ours.length === 0 || theirs.length === 0 ? undefined : pairedRatio(ours, theirs);
+  const [ours, theirs] = [samplesOf(cell, mine), samplesOf(cell, other)];
+  if (mine === other || ours.length === 0 || theirs.length === 0) return undefined;
+  const all = [...ours.keys()];
+  const quiet = all.filter((n) => isQuiet(ours[n]) && isQuiet(theirs[n]));
+  const chosen = quiet.length > 0 ? quiet : all;
+  const figures = (samples: readonly RemoteSample[]): number[] => chosen.map((n) => samples[n][column]);
+  return pairedRatio(figures(ours), figures(theirs));
 }
 
 function formatted(ratio: Ratio | undefined): string {
@@ -40,7 +50,8 @@ function formatted(ratio: Ratio | undefined): string {
 
 function rowsOf(cell: RemoteCell): string[][] {
   return [...cell.samples.keys()].map((contestant, n) => {
-    const middle = (column: Column): number => median(columnOf(cell, contestant, column));
+    const samples = samplesOf(cell, contestant);
+    const middle = (column: Column): number => median(samples.map((sample) => sample[column]));
     const server = middle('serverCpuUsPerIo');
     return [
       n === 0 ? cell.title : '',
@@ -78,7 +89,10 @@ export function describeDisturbance({ cells }: StoreResult): string {
   const samples = cells.flatMap((cell) => [...cell.samples.values()].flat());
   const disturbed = samples.filter(({ foreignShare }) => foreignShare > foreignShareMax).length;
   const percent = foreignShareMax * 100;
-  return `In ${disturbed} of ${samples.length} samples other programs used more than ${percent} % of the processors.`;
+  return (
+    `In ${disturbed} of ${samples.length} samples other programs used more than ${percent} % of the processors; ` +
+    'ratios leave those repetitions out.'
+  );
 }
 
 export interface RemoteRun {
