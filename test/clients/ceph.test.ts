@@ -10,6 +10,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { VduseError } from '../../src/base/errors.js';
 import { createImage } from '../../src/block/create.js';
 import type { RbdImageOptions } from '../../src/block/drivers/rbd/rbd-create.js';
@@ -19,7 +20,9 @@ import { type OpenedSoftwareDisk, openSoftwareDisk } from '../../src/daemon/open
 import { StorageDaemon } from '../../src/daemon/storage-daemon.js';
 import { CephCluster, missingCephProgram } from '../support/ceph-cluster.js';
 import { recordingLogger } from '../support/recording-logger.js';
+import { runProgram } from './programs.js';
 
+const program = fileURLToPath(new URL('../../src/cli/vduse.js', import.meta.url));
 const mebibyte = 1 << 20;
 const missing = missingCephProgram();
 const skip = missing !== undefined && process.env['CI'] !== 'true' ? `${missing} is not installed` : false;
@@ -167,6 +170,30 @@ describe('rbd on a cluster with one OSD', { skip, timeout: 300_000 }, () => {
     assert.ok(content.equals(readFileSync(exported)), 'rbd sees other bytes');
     rmSync(source);
     rmSync(exported);
+  });
+
+  test('vduse convert fills an image and fetches it, and vduse bench measures it', async () => {
+    const vduse = (...args: string[]) => runProgram(process.execPath, [program, ...args]);
+    const { image, pool, conf } = await makeImage(32);
+    const [source, back, exported] = ['convert.img', 'back.img', 'convert-exported.img'].map((name) =>
+      join(folder, name),
+    );
+    const content = Buffer.alloc(32 * mebibyte);
+    randomFillSync(content, 3 * mebibyte + 512, 6 * mebibyte);
+    writeFileSync(source, content);
+    const url = `rbd:${pool}/${image}:conf=${conf}`;
+    assert.match(await vduse('convert', source, url, '--verify'), /32 MiB in .*, compared and equal/);
+    await cluster.rbd('export', '--no-progress', image, exported);
+    assert.ok(content.equals(readFileSync(exported)), 'rbd sees other bytes');
+    assert.match(await cluster.rbd('du', image), /\b12 MiB\b/, 'zeroes take no space: 3 objects of 4 MiB');
+    await vduse('convert', `driver=rbd,pool=${pool},image=${image},conf=${conf}`, back, '--create');
+    await runProgram('qemu-img', ['compare', '-f', 'raw', '-F', 'raw', exported, back]);
+    const figures = JSON.parse(await vduse('bench', url, '--runtime', '0.5', '--iodepth', '4', '--json'));
+    assert.ok(figures.read.iops > 0 && figures.errors === 0, JSON.stringify(figures));
+    await assert.rejects(
+      vduse('convert', source, `rbd:${pool}/none:conf=${conf}`),
+      /ended with 1: vduse: .*there is no such image/,
+    );
   });
 
   for (const queues of [1, 2]) {

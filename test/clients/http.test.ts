@@ -2,18 +2,21 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { randomFillSync } from 'node:crypto';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { VduseError } from '../../src/base/errors.js';
 import type { HttpNodeOptions } from '../../src/block/node.js';
 import { openBlockNode } from '../../src/block/open.js';
 import { openSoftwareDisk } from '../../src/daemon/open-software-disk.js';
 import { recordingLogger } from '../support/recording-logger.js';
+import { runProgram } from './programs.js';
 
+const program = fileURLToPath(new URL('../../src/cli/vduse.js', import.meta.url));
 const mebibyte = 1 << 20;
 /** Not a whole number of sectors. */
 const imageBytes = 64 * mebibyte + 100;
@@ -43,23 +46,6 @@ async function listens(port: number): Promise<boolean> {
     socket.once('connect', () => resolve(true));
     socket.once('error', () => resolve(false));
     socket.once('connect', () => socket.destroy());
-  });
-}
-
-/** Runs a program beside this process, which serves it. */
-function run(program: string, args: readonly string[]): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
-    let output = '';
-    const collect = (chunk: Buffer): void => {
-      output += chunk.toString();
-    };
-    child.stdout.on('data', collect);
-    child.stderr.on('data', collect);
-    child.once('error', reject);
-    child.once('close', (status) =>
-      status === 0 ? resolve(output) : reject(new Error(`${program} ended with ${status}: ${output}`)),
-    );
   });
 }
 
@@ -139,10 +125,39 @@ describe('images on nginx', { skip, timeout: 120_000 }, () => {
       const path = join(folder, `${source.driver}.sock`);
       await disk.serveNbd({ address: { type: 'unix', path } });
       const copy = join(folder, 'copy.img');
-      await run('qemu-img', ['convert', '-f', 'raw', '-O', 'raw', `nbd+unix:///?socket=${path}`, copy]);
+      await runProgram('qemu-img', [
+        'convert',
+        '-f',
+        'raw',
+        '-O',
+        'raw',
+        `nbd+unix:///?socket=${path}`,
+        copy,
+      ]);
       await disk.close();
       assert.ok(readFileSync(copy).equals(padded), `${source.driver}: the copy differs`);
     }
+  });
+
+  test('vduse convert fetches an image into a file, as qemu-img sees it', async () => {
+    const [source, target] = [join(folder, 'files', 'disk.img'), join(folder, 'fetched.img')];
+    const args = [program, 'convert', `${http}/disk.img`, target, '--create', '--verify'];
+    assert.match(
+      await runProgram(process.execPath, args),
+      /fetched\.img: 64\.0 MiB in .*, compared and equal/,
+    );
+    // What is longer by zeroes is equal: the last sector is filled up.
+    await runProgram('qemu-img', ['compare', '-f', 'raw', '-F', 'raw', source, target]);
+    assert.equal(statSync(target).size, Math.ceil(imageBytes / 512) * 512);
+  });
+
+  test('vduse convert of what is not there leaves no file', async () => {
+    const target = join(folder, 'none.img');
+    await assert.rejects(
+      runProgram(process.execPath, [program, 'convert', `${http}/none.img`, target, '--create']),
+      /ended with 1: vduse: .*HTTP 404/,
+    );
+    assert.ok(!existsSync(target));
   });
 
   const refused = (code: string, text: RegExp) => (error: unknown) => {
