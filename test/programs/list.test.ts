@@ -95,6 +95,15 @@ describe('vduse list', () => {
     );
   });
 
+  it('takes a word that is no device for a socket of that name', () => {
+    const { status, stdout } = list('--monitor', 'qmp', '--json');
+    assert.equal(status, 0);
+    assert.deepEqual(
+      (JSON.parse(stdout) as Record<string, unknown>[]).map(({ monitor, id }) => [monitor, id]),
+      [['qmp', 'e']],
+    );
+  });
+
   it('says when nobody listens', () => {
     const { status, stderr } = list('--monitor', './none');
     assert.equal(status, 1);

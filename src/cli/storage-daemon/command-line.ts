@@ -138,7 +138,9 @@ export function parseCommandLine(args: readonly string[]): CommandLine {
     throw error instanceof CommanderError ? usageError(error, command) : error;
   }
   if (command.args.length > 0) {
-    throw new VduseError('INVALID_ARGUMENT', `${command.args[0]}: Unexpected argument`);
+    throw new VduseError('INVALID_ARGUMENT', `${command.args[0]}: Unexpected argument`, {
+      hint: `Images are opened by --blockdev and served by --export: see ${programName} --help.`,
+    });
   }
   const given = command.opts<{
     daemonize?: true;

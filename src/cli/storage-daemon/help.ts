@@ -13,10 +13,23 @@ const optionHelp = {
              [,reconnect-delay=<s>][,open-timeout=<s>][,<common options>]
   --blockdev [driver=]nbd,node-name=<N>,server.type=inet,server.host=<host>,
              server.port=<port>[,...]
+             server.type=fd takes a socket, server.str=<file descriptor>
+  --blockdev [driver=]rbd,node-name=<N>,pool=<pool>,image=<image>
+             [,namespace=<name>][,snapshot=<name>][,conf=<path>][,user=<name>]
+             [,key-secret=<id>][,server.<n>.host=<host>,server.<n>.port=<port>]
+             [,mount-timeout=<s>][,mon-timeout=<s>][,osd-timeout=<s>]
+             [,<common options>]
+  --blockdev [driver=]http|https,node-name=<N>,url=<URL>,read-only=on
+             [,username=<name>,password-secret=<id>][,cookie-secret=<id>]
+             [,readahead=<bytes>][,timeout=<s>][,sslverify=on|off]
+             [,<common options>]
   --blockdev [driver=]raw,node-name=<N>,file=<node>[,offset=<bytes>]
              [,size=<bytes>][,<common options>]
   --blockdev [driver=]throttle,node-name=<N>,file=<node>,throttle-group=<id>
              [,<common options>]
+  --blockdev [driver=]fault,node-name=<N>,file=<node>[,seed=<n>]
+             [,rules.<n>.effect=error|delay|late-error|disconnect,...]
+                         a filter that fails by rule, for tests
              common options: [,read-only=on|off][,discard=ignore|unmap]
              [,detect-zeroes=off|on|unmap][,cache.direct=on|off]
              [,cache.no-flush=on|off]
@@ -26,6 +39,10 @@ const optionHelp = {
   --chardev [backend=]socket,id=<id>,path=<path>[,server=on|off][,wait=on|off]
   --chardev [backend=]socket,id=<id>,host=<loopback>,port=<port>
             [,server=on|off][,wait=on|off]
+  --chardev [backend=]socket,id=<id>,fd=<file descriptor>[,server=on|off]
+            a server waits for its first client unless wait=off; one that
+            connects (server=off) may have reconnect=<s>; path= with
+            abstract=on is an abstract name
                          make a socket for a monitor
   --chardev [backend=]null,id=<id>
                          make a device to which nobody connects
@@ -46,7 +63,7 @@ const optionHelp = {
            addr.type=unix,addr.path=<socket path>[,server=on|off]
            [,writable=on|off][,num-queues=<count>]
            [,logical-block-size=<bytes>][,serial=<serial number>]
-           [,iothread=<id>]
+           [,iothread=<id>][,poll-us=<n>]
   --export [type=]vhost-user-blk,id=<id>,node-name=<N>,
            addr.type=fd,addr.str=<file descriptor>[,...]
                          serve the block node to a virtual machine over
@@ -61,6 +78,7 @@ const optionHelp = {
                [,tls-creds=<id>][,tls-authz=<id>]
   --nbd-server addr.type=inet,addr.host=<host>,addr.port=<port>
                [,max-connections=<count>][,tls-creds=<id>][,tls-authz=<id>]
+  --nbd-server addr.type=fd,addr.str=<file descriptor>[,...]
                          serve exports of the type nbd; with tls-creds over TLS
                          only, without them on loopback addresses only
 `,
@@ -75,6 +93,9 @@ const optionHelp = {
   --object [qom-type=]secret,id=<id>,data=<text>|file=<path>
            [,format=raw|base64]
                          store a secret
+  --object throttle-group,id=<id>[,limits.iops-total=<n>]
+           [,limits.bps-total=<n>][,limits.<other>=<n>]
+                         limits that throttle nodes share
   --object tls-creds-x509,id=<id>,dir=<path>[,endpoint=client|server]
            [,verify-peer=on|off][,passwordid=<id>]
   --object tls-creds-psk,id=<id>,dir=<path>[,endpoint=client|server]

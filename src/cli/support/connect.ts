@@ -1,4 +1,5 @@
 /** Finds the control socket of an export, or says why there is none. */
+import { existsSync, statSync } from 'node:fs';
 import { VduseError } from '../../base/errors.js';
 import { vduseDeviceHolders } from '../../native/vdpa-bus.js';
 import { controlSocketPath } from './control-socket.js';
@@ -35,14 +36,22 @@ export async function connectToExport(name: string): Promise<QmpClient> {
   });
 }
 
-/** By the path of a monitor's socket, or by the name of an export's device. Throws as connectToExport does. */
+/**
+ * By the path of a monitor's socket, or by the name of an export's device; a name that is no device's may be that of a
+ * socket in the working directory. Throws as connectToExport does.
+ */
 export async function connectToMonitor(socket: string, options: QmpClientOptions = {}): Promise<QmpClient> {
-  const path = socket.includes('/') ? socket : controlSocketPath(socket);
+  const isPath = socket.includes('/') || (!existsSync(controlSocketPath(socket)) && isSocket(socket));
+  const path = isPath ? socket : controlSocketPath(socket);
   const client = await QmpClient.connect(path, options);
   if (client === undefined) {
     throw new VduseError('NOT_FOUND', `nobody listens at ${path}`, {
-      hint: "Give the path of the socket of a storage daemon's monitor, with a slash in it.",
+      hint: "Give the path of the socket of a storage daemon's monitor, or the name of a device.",
     });
   }
   return client;
+}
+
+function isSocket(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isSocket() ?? false;
 }
