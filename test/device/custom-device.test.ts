@@ -71,20 +71,21 @@ describe('requests', () => {
   });
 
   test('do not wait for earlier ones', async () => {
+    const held = new Map<number, () => void>();
     const { frontEnd } = await start({
       onRequest: async ({ data }) => {
-        await sleep(data[0]);
+        await new Promise<void>((resolve) => held.set(data[0], resolve));
         return data;
       },
     });
-    const order: number[] = [];
-    await Promise.all(
-      [30, 1, 15].map(async (ms) => {
-        const { data } = await frontEnd.queues[0].exchange({ readable: [Uint8Array.of(ms)], writable: [1] });
-        order.push(data[0]);
-      }),
+    const replies = [0, 1, 2].map((n) =>
+      frontEnd.queues[0].exchange({ readable: [Uint8Array.of(n)], writable: [1] }),
     );
-    assert.deepEqual(order, [1, 15, 30]);
+    await until('all three requests', () => held.size === 3);
+    for (const n of [1, 2, 0]) {
+      held.get(n)?.();
+      assert.deepEqual([...(await replies[n]).data], [n]);
+    }
     await frontEnd.close();
   });
 
