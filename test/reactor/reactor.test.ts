@@ -377,7 +377,8 @@ describe('reactor: on the event loop', () => {
     const before = polls;
     await sleep(20);
     assert.equal(polls, before);
-    assert.equal(openFdCount(), fds);
+    // What libuv closes late, of an earlier test, may have gone meanwhile.
+    assert.ok(openFdCount() <= fds);
   });
 });
 
