@@ -43,6 +43,10 @@ for (const copyMode of ['background', 'write-blocking'] as MirrorCopyMode[]) {
           const offset = writer * part + 4096 * random.between(0, (part - data.length) / 4096);
           await disk.write(offset, data);
           model.set(data, offset);
+          if (copyMode === 'background') {
+            // A disk that is written faster than it is copied is never the same: no job of this kind ends then.
+            await delay(random.between(1, 4));
+          }
         }
       });
       const job = await daemon.startMirror({
