@@ -40,12 +40,17 @@ export function testFiles(suite) {
   // Our own commands as processes, dozens of them: half a second each.
   const programs = { title: 'program', files: all.filter(isIn('programs')), args: unitArgs };
   // Programs of Debian's on disks of ours: slower than units, and in need of packages.
-  const clients = { title: 'client', files: all.filter(isIn('clients')), args: [], needsClients: true };
+  const clients = {
+    title: 'client',
+    files: all.filter(isIn('clients')),
+    args: ['--test-timeout=600000'],
+    needsClients: true,
+  };
   // One machine at a time: two would take each other's processor away and run into time limits.
   const lab = {
     title: 'lab',
     files: all.filter(isIn('lab')),
-    args: ['--test-concurrency=1'],
+    args: ['--test-concurrency=1', '--test-timeout=1200000'],
     needsLab: true,
   };
   const suites = { unit, software, programs, clients, lab };

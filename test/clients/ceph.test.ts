@@ -384,9 +384,10 @@ describe('rbd on a cluster with one OSD', { skip, timeout: 300_000 }, () => {
     assert.ok(Date.now() - start < 15_000);
   });
 
-  test('an OSD that stands still: opening gives up, reads with a time limit fail, and all goes on after it', async () => {
+  test('an OSD that stands still: opening gives up, reads with a time limit fail, and all goes on after it', async (t) => {
     const options = await makeImage(8);
     const limited = await openDisk({ ...options, osdTimeout: 1 });
+    t.after(() => limited.close());
     await limited.disk.write(0, Buffer.alloc(4096, 3));
     const other = await makeImage(8);
     const location = { driver: 'rbd', pool: cluster.pool, conf: cluster.conf, image: 'late' } as const;

@@ -183,8 +183,10 @@ export class CephCluster {
       'osd objectstore = memstore',
       'memstore page set = true',
       'memstore device bytes = 4294967296',
-      // A killed OSD is missed soon: the others tell the monitor, who believes one of them.
-      'osd heartbeat grace = 4',
+      // A killed OSD is missed soon: the others tell the monitor, who believes one of them. One OSD by itself is missed
+      // by nobody, and may not have a short grace: its leases, 0.8 of it, would run out while a test stops it, and
+      // Ceph 16 sometimes never renews them then ("waiting for readable").
+      `osd heartbeat grace = ${this.#osdCount === 1 ? 60 : 4}`,
       'osd heartbeat interval = 1',
       'mon osd min down reporters = 1',
       'mon osd adjust heartbeat grace = false',
