@@ -7,7 +7,7 @@ import { openSoftwareDisk } from 'vduse';
 
 const image = process.argv[2];
 const source = image ?? { driver: 'memory' as const, nodeName: 'scratch', size: 64 * 1024 * 1024 };
-const { disk, serveNbd, close } = await openSoftwareDisk(source, { queues: 2 });
+const { disk, serveNbd, close } = await openSoftwareDisk(source);
 
 // From this process: promises. The bytes go through the driver's queue, the IOMMU and the device.
 await disk.write(0, Buffer.from('hello, virtio'.padEnd(512, '.')));

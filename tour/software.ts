@@ -100,7 +100,6 @@ export async function softwareTour(options: SoftwareTourOptions): Promise<void> 
     title('Becomes a virtio device, and a disk: what the driver and the device say to each other');
     const { disk, close } = await openSoftwareDisk(image, {
       name: 'demo',
-      queues: 2,
       trace: (event) => {
         if (options.trace || isMilestone(event)) {
           line(`  ${describeEvent(event)}`);
@@ -121,7 +120,7 @@ export async function softwareTour(options: SoftwareTourOptions): Promise<void> 
 
 async function show(disk: BlkFrontend, image: string): Promise<void> {
   line(
-    `disk '${await disk.getId()}': ${disk.size / mebibyte} MiB, ${disk.queueCount} queues, blocks of ${disk.blockSize}`,
+    `disk '${await disk.getId()}': ${disk.size / mebibyte} MiB, ${disk.queueCount} queue${disk.queueCount === 1 ? '' : 's'}, blocks of ${disk.blockSize}`,
   );
   title('Write, flush, read back, compare');
   await verify(disk);

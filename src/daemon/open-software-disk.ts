@@ -15,7 +15,10 @@ export interface SoftwareDiskSettings {
   /** The device's name; made of the image's name when absent. */
   readonly name?: string;
   readonly readOnly?: boolean;
-  /** Queues of the device; 1 when absent. */
+  /**
+   * Queues of the device; 1 when absent. One queue is run on the calling thread, whose promises then wait for no other
+   * thread: mostly faster than several, which have threads of their own.
+   */
   readonly queues?: number;
   /** Elements of each queue, a power of two; 256 when absent. */
   readonly queueSize?: number;
