@@ -6,14 +6,20 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
 import { say, withProgress } from '../lab/progress.js';
+import {
+  readCount,
+  readNumber,
+  readOptions,
+  readPattern,
+  runBenchmark,
+  UsageError,
+} from './support/command.js';
 import { BASELINE } from './support/compare-report.js';
 import { describeEnvironment, readEnvironment } from './support/environment.js';
 import { formatCount, median } from './support/figures.js';
 import { type FioClient, findFioClient } from './support/fio-client.js';
-import { tablesAsMarkdown, tablesAsText, writeJson, writeSection } from './support/publish.js';
+import { docsPath, tablesAsMarkdown, tablesAsText, writeJson, writeSection } from './support/publish.js';
 import {
   describeDisturbance,
   type RemoteCell,
@@ -47,7 +53,7 @@ Ceph cluster of one OSD in memory, and nbdkit's memory plugin, both on this mach
   --write-docs            puts the tables into docs/performance.md
 `;
 
-const optionTable = {
+const options = readOptions({
   quick: { type: 'boolean', default: false },
   only: { type: 'string', default: '' },
   contestants: { type: 'string', default: '' },
@@ -59,34 +65,7 @@ const optionTable = {
   json: { type: 'string' },
   'write-docs': { type: 'boolean', default: false },
   help: { type: 'boolean', short: 'h', default: false },
-} as const;
-
-class UsageError extends Error {}
-
-function readOptions() {
-  try {
-    return parseArgs({ options: optionTable }).values;
-  } catch (error) {
-    say(`${(error as Error).message}; --help lists the options`, 'bench');
-    process.exit(64);
-  }
-}
-
-const options = readOptions();
-
-function positive(name: 'repetitions' | 'seconds' | 'image-mib' | 'queues', preset: number): number {
-  const value = options[name] === undefined ? preset : Number(options[name]);
-  if (!(value > 0)) throw new UsageError(`--${name} takes a number above 0; got: ${options[name]}`);
-  return name === 'seconds' ? value : Math.ceil(value);
-}
-
-function pattern(name: 'only' | 'contestants'): RegExp {
-  try {
-    return new RegExp(options[name]);
-  } catch {
-    throw new UsageError(`--${name} takes a regular expression; got: ${options[name]}`);
-  }
-}
+});
 
 interface Plan {
   readonly repetitions: number;
@@ -109,7 +88,7 @@ function titleOf({ rw, depth }: RemoteWorkload): string {
 }
 
 function chosenWorkloads(store: StoreName): RemoteWorkload[] {
-  return workloads.filter((workload) => pattern('only').test(`${store}: ${titleOf(workload)}`));
+  return workloads.filter((workload) => readPattern(options, 'only').test(`${store}: ${titleOf(workload)}`));
 }
 
 function chosenDaemons() {
@@ -122,7 +101,7 @@ function chosenDaemons() {
 }
 
 async function measureCell(store: RemoteStore, workload: RemoteWorkload, plan: Plan): Promise<RemoteCell> {
-  const contestants = store.contestants.filter(({ name }) => pattern('contestants').test(name));
+  const contestants = store.contestants.filter(({ name }) => readPattern(options, 'contestants').test(name));
   const samples = new Map(contestants.map(({ name }) => [name, [] as RemoteSample[]]));
   const run = { workload, milliseconds: Math.round(plan.seconds * 1000), signal: plan.signal };
   for (let n = 0; n < plan.repetitions; n++) {
@@ -175,10 +154,10 @@ async function run(signal: AbortSignal): Promise<void> {
   chosenDaemons();
   const client = await findFioClient();
   const figures = {
-    repetitions: positive('repetitions', options.quick ? 2 : 5),
-    seconds: positive('seconds', options.quick ? 0.3 : 1),
-    imageMib: positive('image-mib', 128),
-    queues: positive('queues', 1),
+    repetitions: readCount(options, 'repetitions', options.quick ? 2 : 5),
+    seconds: readNumber(options, 'seconds', options.quick ? 0.3 : 1),
+    imageMib: readCount(options, 'image-mib', 128),
+    queues: readCount(options, 'queues', 1),
   };
   const environment = readEnvironment([BASELINE, 'rbd', 'nbdkit', 'fio'], client.version);
   const remark =
@@ -199,8 +178,7 @@ function publish(result: StoreResult, remark: string): void {
   const disturbance = describeDisturbance(result);
   if (options.json !== '-') process.stdout.write(`${tablesAsText(tables)}\n${disturbance}\n\n`);
   if (!options['write-docs']) return;
-  const page = fileURLToPath(new URL('../../docs/performance.md', import.meta.url));
-  writeSection(page, {
+  writeSection(docsPath('performance.md'), {
     name: `remote-${result.name}`,
     content: `${remark} ${disturbance}\n\n${tablesAsMarkdown(tables)}`,
   });
@@ -211,20 +189,7 @@ async function main(): Promise<number> {
     process.stdout.write(help);
     return 0;
   }
-  const interrupted = new AbortController();
-  for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-    // Stores, servers and files are put away on the way out.
-    process.on(name, () => interrupted.abort(new Error(`interrupted by ${name}`)));
-  }
-  try {
-    await run(interrupted.signal);
-    return 0;
-  } catch (error) {
-    const { message } = error as Error;
-    say(interrupted.signal.aborted ? (interrupted.signal.reason as Error).message : message, 'bench');
-    if (error instanceof UsageError) return 64;
-    return interrupted.signal.aborted ? 130 : 1;
-  }
+  return await runBenchmark(run);
 }
 
 process.exitCode = await main();

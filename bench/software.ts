@@ -9,15 +9,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { say } from '../lab/progress.js';
+import { readOptions } from './support/command.js';
 import { formatCount, formatRatio, formatTable, median, pairedRatio } from './support/figures.js';
 
-const { values: options } = parseArgs({
-  options: {
-    json: { type: 'boolean' },
-    quick: { type: 'boolean' },
-    help: { type: 'boolean', short: 'h' },
-  },
+const options = readOptions({
+  json: { type: 'boolean' },
+  quick: { type: 'boolean' },
+  help: { type: 'boolean', short: 'h' },
 });
 
 const help = `Usage: npm run bench:software [-- --quick] [--json]
@@ -62,10 +61,6 @@ const cells: readonly Cell[] = [
   { name: '128k sequential read, depth 8', rw: 'read', bs: '128k', depth: 8 },
   { name: '128k sequential write, depth 8', rw: 'write', bs: '128k', depth: 8 },
 ];
-
-function say(text: string): void {
-  process.stderr.write(`bench: ${text}\n`);
-}
 
 /** Filled with random bytes: reading blocks that were never written costs nothing, and would say nothing. */
 function makeImage(path: string): void {
@@ -157,7 +152,7 @@ async function measure(running: ReadonlyMap<string, Running>): Promise<Map<strin
       }
     }
     const line = servers.map(({ name }) => `${name} ${formatCount(median(figures.get(name) ?? []))}`);
-    say(`${cell.name}: ${line.join(', ')}`);
+    say(`${cell.name}: ${line.join(', ')}`, 'bench');
   }
   return results;
 }
@@ -212,7 +207,10 @@ async function main(): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), 'vduse-bench-'));
   const running = new Map<string, Running>();
   try {
-    say(`an image of ${imageMib} MiB, ${repetitions} repetitions of ${runSeconds} s a cell and server`);
+    say(
+      `an image of ${imageMib} MiB, ${repetitions} repetitions of ${runSeconds} s a cell and server`,
+      'bench',
+    );
     for (const server of servers) {
       // An image each: image locks are real, and nobody is to warm another one's cache.
       const image = join(folder, `${server.name}.img`);

@@ -3,18 +3,17 @@
  * size, one queue each, interleaved repetitions. The machine is emulated, so this orders things only.
  */
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { say } from '../lab/progress.js';
 import { runInLab } from '../lab/run.js';
+import { readOptions } from './support/command.js';
 import { formatCount, formatRatio, formatTable, median, pairedRatio } from './support/figures.js';
 import { type VduseFigure, vduseCells } from './support/vduse-cells.js';
 
-const { values: options } = parseArgs({
-  options: {
-    kernel: { type: 'string', default: 'stable' },
-    quick: { type: 'boolean' },
-    json: { type: 'boolean' },
-    help: { type: 'boolean', short: 'h' },
-  },
+const options = readOptions({
+  kernel: { type: 'string', default: 'stable' },
+  quick: { type: 'boolean' },
+  json: { type: 'boolean' },
+  help: { type: 'boolean', short: 'h' },
 });
 
 const help = `Usage: npm run bench:vduse [-- --quick] [--json] [--kernel stable|unstable]
@@ -35,7 +34,7 @@ function collect(figures: VduseFigure[]): (chunk: Buffer) => void {
     for (const line of lines.filter((text) => text.startsWith('{'))) {
       const figure = JSON.parse(line) as VduseFigure;
       figures.push(figure);
-      process.stderr.write(`bench: ${figure.cell}: ${figure.server} ${formatCount(figure.iops)} IOPS\n`);
+      say(`${figure.cell}: ${figure.server} ${formatCount(figure.iops)} IOPS`, 'bench');
     }
   };
 }
@@ -87,7 +86,7 @@ async function main(): Promise<number> {
     onOutput: collect(figures),
   });
   if (exitStatus !== 0) {
-    process.stderr.write(`bench: the guest ended with status ${exitStatus}:\n${output}\n`);
+    say(`the guest ended with status ${exitStatus}:\n${output}`, 'bench');
     return 1;
   }
   report(figures, kernel);

@@ -5,8 +5,6 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
 import { say } from '../lab/progress.js';
 import { chooseCells } from './support/block-cells.js';
 import {
@@ -16,6 +14,7 @@ import {
   qemuStorageDaemon,
   withEnvironment,
 } from './support/block-servers.js';
+import { readCount, readNumber, readOptions, runBenchmark, UsageError } from './support/command.js';
 import { compare } from './support/compare.js';
 import {
   BASELINE,
@@ -27,7 +26,14 @@ import {
 } from './support/compare-report.js';
 import { describeEnvironment, readEnvironment } from './support/environment.js';
 import { findFioClient } from './support/fio-client.js';
-import { tablesAsMarkdown, tablesAsText, writeJson, writePlot, writeSection } from './support/publish.js';
+import {
+  docsPath,
+  tablesAsMarkdown,
+  tablesAsText,
+  writeJson,
+  writePlot,
+  writeSection,
+} from './support/publish.js';
 import { measurePart, ScalingBench, type ScalingPart, scalingParts } from './support/scaling.js';
 import { measureIdle } from './support/scaling-idle.js';
 import { idleTable, partPlot, partTable } from './support/scaling-report.js';
@@ -55,7 +61,7 @@ The first run builds fio with the libblkio engine, which takes root and about th
   --write-docs            puts tables and plots into docs/performance.md
 `;
 
-const optionTable = {
+const options = readOptions({
   quick: { type: 'boolean', default: false },
   only: { type: 'string' },
   peer: { type: 'string', multiple: true },
@@ -72,26 +78,7 @@ const optionTable = {
   plot: { type: 'string' },
   'write-docs': { type: 'boolean', default: false },
   help: { type: 'boolean', short: 'h', default: false },
-} as const;
-
-class UsageError extends Error {}
-
-function readOptions() {
-  try {
-    return parseArgs({ options: optionTable }).values;
-  } catch (error) {
-    say(`${(error as Error).message}; --help lists the options`, 'bench');
-    process.exit(64);
-  }
-}
-
-const options = readOptions();
-
-function positive(name: 'repetitions' | 'seconds' | 'image-mib', preset: number): number {
-  const value = options[name] === undefined ? preset : Number(options[name]);
-  if (!(value > 0)) throw new UsageError(`--${name} takes a number above 0; got: ${options[name]}`);
-  return name === 'seconds' ? value : Math.ceil(value);
-}
+});
 
 /** "name=the rest" in two. */
 function split(argument: string): [string, string | undefined] {
@@ -128,8 +115,6 @@ function chosenServers(): BlockServer[] {
   return [own, ...peers, ...variants];
 }
 
-const docs = (name: string): string => fileURLToPath(new URL(`../../docs/${name}`, import.meta.url));
-
 /** A part of the results, which has its place in docs/performance.md. */
 interface Section {
   readonly name: string;
@@ -161,9 +146,9 @@ async function runComparison(place: Place): Promise<Findings> {
     cells,
     servers,
     client,
-    repetitions: positive('repetitions', options.quick ? 2 : 5),
-    seconds: positive('seconds', options.quick ? 0.3 : 1),
-    imageMib: positive('image-mib', options.quick ? 128 : 1024),
+    repetitions: readCount(options, 'repetitions', options.quick ? 2 : 5),
+    seconds: readNumber(options, 'seconds', options.quick ? 0.3 : 1),
+    imageMib: readCount(options, 'image-mib', options.quick ? 128 : 1024),
   };
   const names = servers.map(({ name }) => name);
   const { repetitions, seconds, imageMib } = plan;
@@ -207,8 +192,8 @@ async function runScaling(place: Place): Promise<Findings> {
     servers: chosenServers(),
     client,
     quick: options.quick,
-    repetitions: positive('repetitions', options.quick ? 1 : 3),
-    seconds: positive('seconds', options.quick ? 0.3 : 1),
+    repetitions: readCount(options, 'repetitions', options.quick ? 1 : 3),
+    seconds: readNumber(options, 'seconds', options.quick ? 0.3 : 1),
   });
   const { repetitions, seconds } = bench.plan;
   const environment = readEnvironment(['qemu-storage-daemon'], client.version);
@@ -244,10 +229,22 @@ function publish({ sections, json }: Findings): void {
       writePlot(sections.length === 1 ? options.plot : `${options.plot}-${name}`, svg);
     }
     if (!options['write-docs']) continue;
-    if (svg !== undefined) writePlot(docs(`performance-${name}`), svg);
+    if (svg !== undefined) writePlot(docsPath(`performance-${name}`), svg);
     const picture = svg === undefined ? [] : [`![${name}](performance-${name}.svg)`];
     const content = [remarks.join('\n'), ...picture, tablesAsMarkdown(tables)].join('\n\n');
-    writeSection(docs('performance.md'), { name, content });
+    writeSection(docsPath('performance.md'), { name, content });
+  }
+}
+
+async function run(signal: AbortSignal): Promise<void> {
+  const started = performance.now();
+  const folder = mkdtempSync(join(options.directory, 'vduse-bench-'));
+  try {
+    const place = { folder, signal };
+    publish(await (options.scaling ? runScaling(place) : runComparison(place)));
+    say(`took ${((performance.now() - started) / 1000).toFixed(0)} s`, 'bench');
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
   }
 }
 
@@ -256,27 +253,7 @@ async function main(): Promise<number> {
     process.stdout.write(help);
     return 0;
   }
-  const interrupted = new AbortController();
-  for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-    // Servers and files are put away on the way out.
-    process.on(name, () => interrupted.abort(new Error(`interrupted by ${name}`)));
-  }
-  const started = performance.now();
-  const folder = mkdtempSync(join(options.directory, 'vduse-bench-'));
-  try {
-    const place = { folder, signal: interrupted.signal };
-    publish(await (options.scaling ? runScaling(place) : runComparison(place)));
-    say(`took ${((performance.now() - started) / 1000).toFixed(0)} s`, 'bench');
-    return 0;
-  } catch (error) {
-    const { message } = error as Error;
-    const reason = interrupted.signal.aborted ? (interrupted.signal.reason as Error).message : message;
-    say(reason, 'bench');
-    if (error instanceof UsageError) return 64;
-    return interrupted.signal.aborted ? 130 : 1;
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
-  }
+  return await runBenchmark(run);
 }
 
 process.exitCode = await main();

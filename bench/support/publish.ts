@@ -1,6 +1,7 @@
 /** Where results go: standard output, files, plots, the page in docs/. */
 import { execFileSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import { say } from '../../lab/progress.js';
 import { findTool } from '../../lab/tools.js';
 import type { Table } from './compare-report.js';
@@ -26,6 +27,11 @@ export function replaceSection(page: string, { name, content }: { name: string; 
   const [from, to] = [page.indexOf(begin), page.indexOf(end)];
   if (from === -1 || to < from) throw new Error(`the page has no section between "${begin}" and "${end}"`);
   return `${page.slice(0, from + begin.length)}\n\n${content.trim()}\n\n${page.slice(to)}`;
+}
+
+/** The path of a page, or of a picture, of the documentation. */
+export function docsPath(name: string): string {
+  return fileURLToPath(new URL(`../../../docs/${name}`, import.meta.url));
 }
 
 export function writeSection(path: string, section: { name: string; content: string }): void {
