@@ -69,6 +69,13 @@ describe('progress', () => {
   });
 
   it('took so long', () => {
-    assert.deepEqual([0.04, 59.94, 125].map(formatSeconds), ['0.0 s', '59.9 s', '2 min 5 s']);
+    assert.deepEqual([0, 0.04, 0.0994, 0.0996, 59.94, 125].map(formatSeconds), [
+      '1 ms',
+      '40 ms',
+      '99 ms',
+      '0.1 s',
+      '59.9 s',
+      '2 min 5 s',
+    ]);
   });
 });

@@ -125,7 +125,10 @@ describe('the shell for QMP', () => {
     await typist.type('nothing\n', /\(qmp\) $/);
     await until('the error', () => /error: The command nothing has not been found/.test(typist!.errors));
     await typist.type('query-jobs what\n', /\(qmp\) $/);
-    await until('the error', () => /error: 'what' is no KEY=VALUE/.test(typist!.errors));
+    await until('the error', () => /error: 'what' is no KEY=VALUE\n {2}hint: /.test(typist!.errors));
+    await typist.type('query-job\n', /\(qmp\) $/);
+    await until('the hint', () => /not been found\n {2}hint: Did you mean query-jobs\?/.test(typist!.errors));
+    await typist.type('help\n', /query-commands lists the commands, exit or Ctrl-D leaves/);
     await typist.type('exit\n', /exit/);
     await typist.ended;
     assert.ok(typist.shell.hasFailed && !typist.shell.hasQuit);

@@ -1,6 +1,12 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { CommandWords, parseCommand, splitWords } from '../../src/cli/support/qmp-words.js';
+import {
+  CommandWords,
+  hintForCommand,
+  parseCommand,
+  parseLine,
+  splitWords,
+} from '../../src/cli/support/qmp-words.js';
 
 describe('QMP commands as people write them', () => {
   it('are a name and KEY=VALUE words', () => {
@@ -18,6 +24,27 @@ describe('QMP commands as people write them', () => {
     assert.deepEqual(parseCommand(['x', '{"a": {"b": null}}']), { name: 'x', arguments: { a: { b: null } } });
     assert.throws(() => parseCommand(['x', '{"a"']), { code: 'INVALID_ARGUMENT' });
     assert.throws(() => parseCommand(['x', 'word']), { message: "'word' is no KEY=VALUE" });
+  });
+
+  it('or a whole request', () => {
+    const request = '{"execute": "x", "arguments": {"a": "b c"}, "id": 1}';
+    assert.deepEqual(parseCommand([request]), { name: 'x', arguments: { a: 'b c' } });
+    assert.deepEqual(parseLine('{"execute": "x"}'), { name: 'x', arguments: {} });
+    for (const none of ['{}', '{"execute": 1}', '{"execute": "x", "arguments": []}']) {
+      assert.throws(() => parseLine(none), { message: 'the JSON object is no request' });
+    }
+  });
+
+  it('are lines of a shell, where JSON keeps its quotes', () => {
+    assert.deepEqual(parseLine(`x {"a": "b c"}`), { name: 'x', arguments: { a: 'b c' } });
+    assert.deepEqual(parseLine(`x '{"a": "b c"}'`), { name: 'x', arguments: { a: 'b c' } });
+    assert.deepEqual(parseLine('x a="b c"'), { name: 'x', arguments: { a: 'b c' } });
+  });
+
+  it('have a hint where there is no such command', () => {
+    assert.equal(hintForCommand('query-jobs', ['query-jobs']), undefined);
+    assert.equal(hintForCommand('query-job', ['query-jobs']), 'Did you mean query-jobs?');
+    assert.equal(hintForCommand('what', ['query-jobs']), 'query-commands lists what there is.');
   });
 
   it('are split as a shell does it', () => {

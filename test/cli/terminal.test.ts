@@ -7,8 +7,8 @@ import { sayError, UsageError } from '../../src/cli/support/errors.js';
 import { formatTable } from '../../src/cli/support/table.js';
 import { Terminal } from '../../src/cli/support/terminal.js';
 
-function makeTerminal(isTTY: boolean, environment: NodeJS.ProcessEnv = {}) {
-  const stream = Object.assign(new PassThrough(), { isTTY, columns: 80, rows: 24 });
+function makeTerminal(isTTY: boolean, environment: NodeJS.ProcessEnv = {}, size = { columns: 80, rows: 24 }) {
+  const stream = Object.assign(new PassThrough(), { isTTY, ...size });
   let text = '';
   stream.on('data', (chunk: Buffer) => {
     text += chunk.toString();
@@ -42,6 +42,12 @@ describe('on a terminal', () => {
     terminal.live('');
     terminal.say('last');
     assert.ok(shown().endsWith('last\n'));
+  });
+
+  it('one that does not know its size shows the live line too', () => {
+    const { terminal, shown } = makeTerminal(true, {}, { columns: 0, rows: 0 });
+    terminal.live('first');
+    assert.match(shown(), /first/);
   });
 
   it('work that is quick shows nothing', async () => {

@@ -104,9 +104,13 @@ describe('vduse list', () => {
     );
   });
 
-  it('says when nobody listens', () => {
+  it('says why there is no monitor', () => {
     const { status, stderr } = list('--monitor', './none');
     assert.equal(status, 1);
-    assert.match(stderr, /^vduse: nobody listens at \.\/none\n {2}hint: /);
+    assert.match(stderr, /^vduse: cannot connect to a monitor: there is no \.\/none\n {2}hint: /);
+    const byName = list('--monitor', 'none');
+    assert.match(byName.stderr, /monitor: there is neither a device 'none' nor a socket .*\/none\.sock\n/);
+    const inFile = list('--monitor', fileURLToPath(import.meta.url));
+    assert.match(inFile.stderr, /list\.test\.js is no socket\n/);
   });
 });

@@ -52,6 +52,9 @@ describe('vduse qmp', () => {
     const refused = qmp(['block_resize', 'node-name=none', 'size=512']);
     assert.deepEqual([refused.status, refused.stdout], [1, '']);
     assert.match(refused.stderr, /^vduse: Cannot find device='' nor node-name='none'\n$/);
+    const mistyped = qmp(['query-job']);
+    assert.match(mistyped.stderr, /has not been found\n {2}hint: Did you mean query-jobs\?\n$/);
+    assert.deepEqual(qmp(['{"execute": "query-jobs"}']).stdout, '[]\n');
     assert.match(qmp(['query-jobs', 'what']).stderr, /^vduse: 'what' is no KEY=VALUE\n {2}hint: /);
     assert.equal(qmp(['query-jobs', 'what']).status, 2);
   });
@@ -61,7 +64,10 @@ describe('vduse qmp', () => {
     assert.deepEqual([status, stdout, stderr], [0, '[]\n[]\n', '']);
     const refused = qmp([], 'no-such-command\nquery-jobs\n');
     assert.deepEqual([refused.status, refused.stdout], [1, '[]\n']);
-    assert.match(refused.stderr, /^error: The command no-such-command has not been found\n$/);
+    assert.match(
+      refused.stderr,
+      /^error: The command no-such-command has not been found\n {2}hint: query-commands lists what there is\.\n$/,
+    );
     assert.equal(existsSync(inDirectory('state')), false, 'what nobody typed is not remembered');
   });
 

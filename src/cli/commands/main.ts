@@ -52,7 +52,7 @@ export async function main(args: readonly string[]): Promise<number> {
   };
   const program = createProgram(context);
   try {
-    checkHelpTopic(program, args);
+    checkCommandName(program, args);
     await program.parseAsync(args, { from: 'user' });
     return context.exitStatus;
   } catch (error) {
@@ -79,16 +79,23 @@ function commandOf(program: Command, name: string | undefined): Command | undefi
   return program.commands.find((command) => command.name() === name);
 }
 
-/** The parser takes `help` of a command that there is not for a call without a command. */
-function checkHelpTopic(program: Command, [first, topic]: readonly string[]): void {
-  if (first === 'help' && topic !== undefined && commandOf(program, topic) === undefined) {
-    const names = program.commands.map((command) => command.name());
-    const near = nearest(topic, names);
-    throw new UsageError(
-      `unknown command '${topic}'`,
-      near === undefined ? `There are: ${names.join(', ')}.` : `Did you mean ${near}?`,
-    );
+/** The parser shows the program's help for `help x` and `x --help` of a command x that there is not. */
+function checkCommandName(program: Command, [first, second]: readonly string[]): void {
+  const name = first === 'help' ? second : first;
+  if (
+    name === undefined ||
+    name === 'help' ||
+    name.startsWith('-') ||
+    commandOf(program, name) !== undefined
+  ) {
+    return;
   }
+  const names = program.commands.map((command) => command.name());
+  const near = nearest(name, names);
+  throw new UsageError(
+    `unknown command '${name}'`,
+    near === undefined ? `There are: ${names.join(', ')}.` : `Did you mean ${near}?`,
+  );
 }
 
 function explain(context: CommandContext, error: unknown, command: Command | undefined): number {

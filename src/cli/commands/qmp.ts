@@ -1,17 +1,19 @@
 /** vduse qmp: a shell for the control protocol of a storage daemon or an export, and single commands. */
 import type { Command } from 'commander';
 import { VduseError } from '../../base/errors.js';
-import { formatJson } from '../../qmp/json-value.js';
+import { formatJson, isJsonObject } from '../../qmp/json-value.js';
 import { type CommandContext, createCommand } from '../support/command.js';
 import { connectToMonitor } from '../support/connect.js';
 import { ExitStatus, UsageError } from '../support/errors.js';
+import type { QmpClient } from '../support/qmp-client.js';
 import { QmpHistory } from '../support/qmp-history.js';
 import { QmpShell } from '../support/qmp-shell.js';
-import { CommandWords, parseCommand, type WrittenCommand } from '../support/qmp-words.js';
+import { CommandWords, hintForCommand, parseCommand, type WrittenCommand } from '../support/qmp-words.js';
 
 const examples = `
 SOCKET is the path of a monitor's socket, or the name of a device that vduse exports. Without a command it is a shell,
-with completion by the tabulator key; events are shown as they come. A command's arguments are KEY=VALUE or JSON.
+with completion by the tabulator key; events are shown as they come. A command's arguments are KEY=VALUE or JSON;
+a whole request as JSON does as well.
 Commands may also come from a pipe, a line each: the exit status is 1 when one of them was refused.
 
 Examples:
@@ -34,7 +36,9 @@ export function qmpCommand(context: CommandContext): Command {
       const command = parse(words);
       const client = await connectToMonitor(socket);
       try {
-        const answer = await client.execute(command.name, command.arguments);
+        const answer = await client
+          .execute(command.name, command.arguments)
+          .catch((error: unknown) => explainRefusal(client, command.name, error));
         context.print(`${formatJson(answer, { pretty: true })}\n`);
       } finally {
         client.close();
@@ -48,6 +52,16 @@ function parse(words: readonly string[]): WrittenCommand {
   } catch (error) {
     throw error instanceof VduseError ? new UsageError(error.message, error.hint) : error;
   }
+}
+
+/** Adds what to do where the server has no such command. */
+async function explainRefusal(client: QmpClient, name: string, error: unknown): Promise<never> {
+  const known = await client.execute('query-commands').catch(() => undefined);
+  const names = Array.isArray(known) ? known.filter(isJsonObject).map((one) => String(one['name'])) : [];
+  const hint = names.length === 0 ? undefined : hintForCommand(name, names);
+  throw hint !== undefined && error instanceof VduseError
+    ? new VduseError(error.code, error.message, { hint, cause: error })
+    : error;
 }
 
 async function runShell(context: CommandContext, socket: string): Promise<void> {

@@ -124,7 +124,8 @@ class TopView {
       'IOPS',
     ];
     const text = rows.length === 0 ? 'There are no exports.' : formatTable(header, rows);
-    if (this.#context.terminal.interactive) {
+    // What goes to a file or a pipe is there to be kept.
+    if (this.#context.terminal.interactive && process.stdout.isTTY) {
       this.#context.terminal.live(text);
     } else {
       this.#context.print(`${text}\n`);

@@ -45,11 +45,21 @@ export async function connectToMonitor(socket: string, options: QmpClientOptions
   const path = isPath ? socket : controlSocketPath(socket);
   const client = await QmpClient.connect(path, options);
   if (client === undefined) {
-    throw new VduseError('NOT_FOUND', `nobody listens at ${path}`, {
+    throw new VduseError('NOT_FOUND', `cannot connect to a monitor: ${whyNobodyAnswers(socket, path)}`, {
       hint: "Give the path of the socket of a storage daemon's monitor, or the name of a device.",
     });
   }
   return client;
+}
+
+function whyNobodyAnswers(written: string, path: string): string {
+  const stats = statSync(path, { throwIfNoEntry: false });
+  if (stats === undefined) {
+    return written === path
+      ? `there is no ${path}`
+      : `there is neither a device '${written}' nor a socket ${path}`;
+  }
+  return stats.isSocket() ? `nobody listens at ${path}` : `${path} is no socket`;
 }
 
 function isSocket(path: string): boolean {

@@ -64,7 +64,9 @@ export class QmpClient {
     try {
       const greeting = await client.#next();
       if (greeting['QMP'] === undefined) {
-        throw new VduseError('PROTOCOL', `control socket ${path}: it does not speak QMP`);
+        throw new VduseError('PROTOCOL', `control socket ${path}: it does not speak QMP`, {
+          hint: "Give the socket of a daemon's --monitor, not that of an export.",
+        });
       }
       await client.execute('qmp_capabilities');
       return client;
@@ -113,7 +115,7 @@ export class QmpClient {
   #tooLate(): VduseError {
     this.#lateAnswers++;
     return new VduseError('TIMEOUT', `control socket ${this.#path}: no answer in ${this.#timeoutMs} ms`, {
-      hint: 'Another client may be connected to it, or its process hangs.',
+      hint: 'Another client may be connected to it, its process hangs, or it is no monitor.',
     });
   }
 

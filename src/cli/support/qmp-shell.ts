@@ -1,10 +1,10 @@
 /** A shell for QMP: lines in, answers and events out. */
 import { clearLine, createInterface, cursorTo, type Interface } from 'node:readline';
-import { errorMessage } from '../../base/errors.js';
 import { formatJson, type JsonValue } from '../../qmp/json-value.js';
+import { describeError } from './errors.js';
 import type { QmpClient } from './qmp-client.js';
 import { historyLinesMax, type QmpHistory } from './qmp-history.js';
-import { type CommandWords, parseCommand, splitWords } from './qmp-words.js';
+import { type CommandWords, hintForCommand, parseLine } from './qmp-words.js';
 import type { Terminal } from './terminal.js';
 
 export interface QmpShellOptions {
@@ -18,6 +18,9 @@ export interface QmpShellOptions {
   /** Where errors go. */
   readonly terminal: Terminal;
 }
+
+const help = `Write a command and its arguments as KEY=VALUE or JSON, or a whole request as JSON. The tabulator key completes them,
+query-commands lists the commands, exit or Ctrl-D leaves the shell.`;
 
 export class QmpShell {
   readonly #options: QmpShellOptions;
@@ -58,6 +61,7 @@ export class QmpShell {
 
   /** Until the end of the input, `exit`, or `end`. */
   async run(): Promise<void> {
+    const { output, isTerminal } = this.#options;
     const told: string[] = [];
     this.#prompt();
     for await (const line of this.#interface) {
@@ -65,7 +69,9 @@ export class QmpShell {
       if (text === 'exit') {
         break;
       }
-      if (text !== '') {
+      if (isTerminal && (text === 'help' || text === '?')) {
+        output.write(`${help}\n`);
+      } else if (text !== '') {
         told.push(text);
         await this.#execute(text);
       }
@@ -103,15 +109,22 @@ export class QmpShell {
   }
 
   async #execute(text: string): Promise<void> {
-    const { client, terminal } = this.#options;
+    const { client, words, terminal } = this.#options;
     this.#isBusy = true;
+    let name: string | undefined;
     try {
-      const command = parseCommand(splitWords(text));
+      const command = parseLine(text);
+      name = command.name;
       this.#hasQuit ||= command.name === 'quit';
       this.show(await client.execute(command.name, command.arguments));
     } catch (error) {
       this.#hasFailed = true;
-      terminal.say(`${terminal.style('red', 'error:')} ${errorMessage(error)}`);
+      const { message, hint } = describeError(error);
+      terminal.say(`${terminal.style('red', 'error:')} ${message}`);
+      const advice = hint ?? (name === undefined ? undefined : hintForCommand(name, words.commands));
+      if (advice !== undefined) {
+        terminal.say(`  ${terminal.style('bold', 'hint:')} ${advice}`);
+      }
     } finally {
       this.#isBusy = false;
     }

@@ -2,15 +2,25 @@
 import { VduseError } from '../../base/errors.js';
 import { parseJsonText } from '../../qmp/json-stream.js';
 import { isJsonObject, type JsonObject, type JsonValue, setMember } from '../../qmp/json-value.js';
+import { nearest } from '../../qmp/nearest.js';
 
 export interface WrittenCommand {
   readonly name: string;
   readonly arguments: JsonObject;
 }
 
+/** A line of the shell. JSON in it stands as it is: it is not split, and its quotes are its own. Throws INVALID_ARGUMENT. */
+export function parseLine(line: string): WrittenCommand {
+  const [, name, json] = /^(?:([^\s"'{]+)\s+)?(\{.*)$/s.exec(line) ?? [];
+  return parseCommand(json === undefined ? splitWords(line) : name === undefined ? [json] : [name, json]);
+}
+
 /** Throws INVALID_ARGUMENT. */
 export function parseCommand(words: readonly string[]): WrittenCommand {
   const [name, ...rest] = words;
+  if (rest.length === 0 && name.startsWith('{')) {
+    return parseRequest(name);
+  }
   if (rest.length === 1 && rest[0].startsWith('{')) {
     const args = parseJson(rest[0]);
     if (!isJsonObject(args)) {
@@ -29,6 +39,27 @@ export function parseCommand(words: readonly string[]): WrittenCommand {
     set(args, word.slice(0, at).split('.'), parseValue(word.slice(at + 1)));
   }
   return { name, arguments: args };
+}
+
+/** A request as it goes over the wire, which is what documentation shows. */
+function parseRequest(text: string): WrittenCommand {
+  const request = parseJson(text);
+  const { execute: name, arguments: args = {} } = isJsonObject(request) ? request : {};
+  if (typeof name !== 'string' || !isJsonObject(args)) {
+    throw new VduseError('INVALID_ARGUMENT', 'the JSON object is no request', {
+      hint: 'Write for example: {"execute": "blockdev-del", "arguments": {"node-name": "disk0"}}',
+    });
+  }
+  return { name, arguments: args };
+}
+
+/** What to do about a command that the server does not have. Undefined where it has it. */
+export function hintForCommand(name: string, known: readonly string[]): string | undefined {
+  if (known.includes(name)) {
+    return undefined;
+  }
+  const near = nearest(name, known);
+  return near === undefined ? 'query-commands lists what there is.' : `Did you mean ${near}?`;
 }
 
 /** Words as a shell splits them, as far as quotes and backslashes go. */

@@ -80,8 +80,11 @@ export function formatDuration(milliseconds: number): string {
     : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
-/** What something took: `0.3 s`, `42.1 s`, `2 min 5 s`. */
+/** What something took: `32 ms`, `0.3 s`, `42.1 s`, `2 min 5 s`. */
 export function formatSeconds(seconds: number): string {
+  if (seconds < 0.0995) {
+    return `${Math.max(1, Math.round(seconds * 1000))} ms`;
+  }
   return seconds < 60 ? `${seconds.toFixed(1)} s` : formatDuration(seconds * 1000);
 }
 

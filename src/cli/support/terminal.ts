@@ -9,7 +9,11 @@ const REDRAW_MS = 500;
 const LINE_EVERY_MS = 10_000;
 
 /** What the terminal needs of a stream. */
-export type TerminalStream = NodeJS.WritableStream & { readonly isTTY?: boolean };
+export type TerminalStream = NodeJS.WritableStream & {
+  readonly isTTY?: boolean;
+  readonly columns?: number;
+  readonly rows?: number;
+};
 
 const styles = { bold: 1, red: 31, green: 32, yellow: 33 } as const;
 export type Style = keyof typeof styles;
@@ -28,7 +32,7 @@ export class Terminal {
     // https://no-color.org: present and not empty.
     this.#colours = this.interactive && (environment['NO_COLOR'] ?? '') === '';
     // The cursor stays: hiding it would need handlers for every way in which a process can end.
-    this.#update = this.interactive ? createLogUpdate(stream, { showCursor: true }) : undefined;
+    this.#update = this.interactive ? createLogUpdate(sized(stream), { showCursor: true }) : undefined;
   }
 
   style(style: Style, text: string): string {
@@ -83,4 +87,17 @@ export class Terminal {
       this.live('');
     }
   }
+}
+
+/** A terminal that does not know its size, such as a serial line or one of `docker exec -t`, says 0: nothing would fit on it. */
+function sized(stream: TerminalStream): TerminalStream {
+  return new Proxy(stream, {
+    get: (target, key) => {
+      const value: unknown = Reflect.get(target, key, target);
+      if (key === 'columns' || key === 'rows') {
+        return value === 0 ? undefined : value;
+      }
+      return typeof value === 'function' ? value.bind(target) : value;
+    },
+  });
 }
