@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { closeSync, mkdtempSync, openSync, rmSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, rmSync, truncateSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -13,6 +13,7 @@ import { openBlockNode } from '../../src/block/open.js';
 import { viewBytes } from '../../src/native/fd.js';
 import { mapAnonymous, unmap } from '../../src/native/memory.js';
 import { releaseEventLoopReactor } from '../../src/reactor/event-loop-reactor.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 
 const memoryBytes = 1 << 20;
 const timeoutMs = 20_000;
@@ -25,9 +26,7 @@ describe('requests on a node without a queue', () => {
 
   before(async () => {
     folder = mkdtempSync(join(tmpdir(), 'vduse-engine-client-'));
-    const filename = join(folder, 'image');
-    writeFileSync(filename, '');
-    truncateSync(filename, 8 << 20);
+    const filename = makeSparseFile(join(folder, 'image'), 8 << 20);
     node = await openBlockNode({ driver: 'file', nodeName: 'n', filename });
     address = mapAnonymous(memoryBytes);
     bytes = viewBytes(address, memoryBytes);

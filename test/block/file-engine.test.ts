@@ -11,6 +11,7 @@ import { closeFd, OpenFlag, openFile } from '../../src/native/fd.js';
 import { RingOp } from '../../src/native/ring.js';
 import { EngineBench, type RingEntry } from '../support/engine-bench.js';
 import { needsIoUring } from '../support/needs-io-uring.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { makeTempDir } from '../support/temp-dir.js';
 
 const directory = makeTempDir();
@@ -22,9 +23,7 @@ interface Bench {
 }
 
 function withFile(use: (bench: Bench) => void, spec: Partial<FileEngineSpec> = {}, size = 1 << 20): void {
-  const path = join(directory, `file-${files++}`);
-  writeFileSync(path, '');
-  truncateSync(path, size);
+  const path = makeSparseFile(join(directory, `file-${files++}`), size);
   const fd = openFile(path, OpenFlag.O_RDWR);
   const bench = new EngineBench({ fd, ...spec });
   try {

@@ -1,23 +1,21 @@
 /** Opening images: what is refused, with which hint, and what is said of those that are taken. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { chmodSync, chownSync, mkdirSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, mkdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { VduseError } from '../../src/base/errors.js';
 import type { BlockNode, BlockNodeOptions, FileNodeOptions } from '../../src/block/node.js';
 import { openBlockNode } from '../../src/block/open.js';
 import { openFdCount } from '../support/resources.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { makeTempDir } from '../support/temp-dir.js';
 
 const directory = makeTempDir();
 chmodSync(directory, 0o755);
 
 function image(name: string, size: number): string {
-  const path = join(directory, name);
-  writeFileSync(path, '');
-  truncateSync(path, size);
-  return path;
+  return makeSparseFile(join(directory, name), size);
 }
 
 function open(filename: string, options: Partial<FileNodeOptions> = {}): Promise<BlockNode> {

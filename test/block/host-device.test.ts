@@ -1,7 +1,7 @@
 /** Block devices: loop devices over files, where the system lets us make them. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import type { FileNodeOptions } from '../../src/block/node.js';
@@ -9,6 +9,7 @@ import { openBlockNode } from '../../src/block/open.js';
 import { BLK_S } from '../../src/device/blk/blk-protocol.js';
 import { startBlk } from '../support/blk.js';
 import { makeTestPool } from '../support/leftovers.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { makeTempDir } from '../support/temp-dir.js';
 
 const size = 4 << 20;
@@ -21,9 +22,7 @@ async function withLoop(
   options: readonly string[],
   use: (loop: { device: string; file: string }) => Promise<void>,
 ): Promise<void> {
-  const file = join(directory, `loop-${files++}.img`);
-  writeFileSync(file, '');
-  truncateSync(file, size);
+  const file = makeSparseFile(join(directory, `loop-${files++}.img`), size);
   const made = spawnSync('losetup', ['--find', '--show', ...options, file], { encoding: 'utf8' });
   if (made.status !== 0) {
     t.skip(`no loop device: ${made.error?.message ?? made.stderr.trim()}`);

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
@@ -10,6 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlockNode, FileNodeOptions } from '../../src/block/node.js';
 import { openBlockNode } from '../../src/block/open.js';
 import { openFdCount } from '../support/resources.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { makeTempDir } from '../support/temp-dir.js';
 import { haveTool } from '../support/tools.js';
 
@@ -17,10 +18,7 @@ const directory = makeTempDir();
 let files = 0;
 
 function image(): string {
-  const path = join(directory, `locked-${files++}.img`);
-  writeFileSync(path, '');
-  truncateSync(path, 1 << 20);
-  return path;
+  return makeSparseFile(join(directory, `locked-${files++}.img`), 1 << 20);
 }
 
 function open(filename: string, options: Partial<FileNodeOptions> = {}): Promise<BlockNode> {

@@ -1,18 +1,17 @@
 /** A disk image on a file system that runs full; the program of no-space.test.ts, with mounts of its own. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { openBlockNode } from '../../src/block/open.js';
 import { BLK_S } from '../../src/device/blk/blk-protocol.js';
 import { QueueThreadPool } from '../../src/worker/queue-thread-pool.js';
 import { startBlk } from '../support/blk.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 
 const [directory] = process.argv.slice(2);
 execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'none', directory]);
-const filename = join(directory, 'full.img');
-writeFileSync(filename, '');
-truncateSync(filename, 8 << 20);
+const filename = makeSparseFile(join(directory, 'full.img'), 8 << 20);
 const pool = new QueueThreadPool({ size: 1 });
 const node = await openBlockNode({ driver: 'file', nodeName: 'n', filename, discard: 'unmap' });
 const { client, device, close } = await startBlk({ node, hosts: pool });

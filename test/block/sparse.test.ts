@@ -1,6 +1,6 @@
 /** Sparse files stay sparse: what discards, write-zeroes and detect-zeroes free, and what they keep. */
 import assert from 'node:assert/strict';
-import { mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, describe, type TestContext, test } from 'node:test';
 import type { FileNodeOptions } from '../../src/block/node.js';
@@ -8,6 +8,7 @@ import { openBlockNode } from '../../src/block/open.js';
 import { BLK_S } from '../../src/device/blk/blk-protocol.js';
 import { type BlkSetup, startBlk } from '../support/blk.js';
 import { makeTestPool } from '../support/leftovers.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { makeTempDir } from '../support/temp-dir.js';
 
 const size = 8 << 20;
@@ -28,9 +29,7 @@ async function withFile(
   options: Partial<FileNodeOptions>,
   use: (sparse: Sparse) => Promise<void>,
 ): Promise<void> {
-  const path = join(where, `sparse-${files++}.img`);
-  writeFileSync(path, '');
-  truncateSync(path, size);
+  const path = makeSparseFile(join(where, `sparse-${files++}.img`), size);
   const node = await openBlockNode({
     driver: 'file',
     nodeName: 'n',

@@ -2,11 +2,12 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { copyFileSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { copyFileSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Message, QmpClient } from '../qmp/client.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { makeTempDir } from '../support/temp-dir.js';
 import { makeRandom, runProgram } from './programs.js';
 
@@ -23,8 +24,7 @@ describe('blockdev-backup under a load over NBD', { timeout: 120_000 }, () => {
   before(async () => {
     makeRandom(path('disk'), mib);
     for (const name of ['copy', 'second']) {
-      writeFileSync(path(name), '');
-      truncateSync(path(name), mib << 20);
+      makeSparseFile(path(name), mib << 20);
     }
     const node = (name: string) => [
       '--blockdev',

@@ -1,10 +1,11 @@
 /** vduse convert to and from servers of somebody else, checked by qemu-img. */
 import assert from 'node:assert/strict';
-import { existsSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { testRandom } from '../support/random.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { makeTempDir } from '../support/temp-dir.js';
 import { ServerProcess } from './nbd-servers.js';
 import { runProgram } from './programs.js';
@@ -55,8 +56,7 @@ describe('vduse convert', () => {
 
   test('past the page cache, as qemu-img does it', async () => {
     const [source, target] = ['direct', 'direct-copy'].map(inDirectory);
-    writeFileSync(source, '');
-    truncateSync(source, size);
+    makeSparseFile(source, size);
     await runProgram('qemu-io', ['-f', 'raw', '-c', 'write -P 5 1M 3M', '-c', 'write -P 6 40M 64k', source]);
     writeFileSync(target, '');
     await vduse(

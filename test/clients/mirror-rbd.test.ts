@@ -1,6 +1,6 @@
 /** A disk moves from a file to a Ceph image while fio writes and verifies it, and goes on from there. */
 import assert from 'node:assert/strict';
-import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -8,6 +8,7 @@ import { openBlockNode } from '../../src/block/open.js';
 import type { MirrorCopyMode } from '../../src/daemon/jobs/mirror-job.js';
 import { StorageDaemon } from '../../src/daemon/storage-daemon.js';
 import { CephCluster, missingCephProgram } from '../support/ceph-cluster.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { makeTempDir } from '../support/temp-dir.js';
 import { runProgram } from './programs.js';
 
@@ -41,8 +42,7 @@ describe('blockdev-mirror from a file to rbd', { skip, timeout: 240_000 }, () =>
       const daemon = new StorageDaemon({ openBlockNode, exportCreators: {} });
       try {
         const [source, socket, exported] = ['source', 'nbd', 'exported'].map((name) => join(directory, name));
-        writeFileSync(source, '');
-        truncateSync(source, size);
+        makeSparseFile(source, size);
         await cluster.rbd('create', '--size', `${size / mebibyte}M`, 'target');
         await daemon.addNode({ driver: 'file', nodeName: 'file', filename: source, discard: 'unmap' });
         await daemon.addNode({

@@ -1,12 +1,13 @@
 /** A disk moves to an NBD server of somebody else while it is written. */
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { MirrorCopyMode } from '../../src/daemon/jobs/mirror-job.js';
 import { DaemonDisks } from '../support/daemon-disk.js';
 import { testRandom } from '../support/random.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { makeTempDir } from '../support/temp-dir.js';
 import { ServerProcess } from './nbd-servers.js';
 
@@ -21,8 +22,7 @@ for (const copyMode of ['background', 'write-blocking'] as MirrorCopyMode[]) {
     const directory = makeTempDir();
     const [source, target, socket] = ['source', 'target', 'socket'].map((name) => join(directory, name));
     for (const path of [source, target]) {
-      writeFileSync(path, '');
-      truncateSync(path, size);
+      makeSparseFile(path, size);
     }
     const server = await ServerProcess.start(
       'qemu-nbd',

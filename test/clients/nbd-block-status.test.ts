@@ -1,16 +1,7 @@
 /** Holes of other people's NBD servers: told, copied as holes, and told again through our own export. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import {
-  closeSync,
-  existsSync,
-  openSync,
-  readFileSync,
-  statSync,
-  truncateSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, statSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, type TestContext, test } from 'node:test';
 import { allocationExtents, readsAsZeroes } from '../../src/block/allocation.js';
@@ -18,6 +9,7 @@ import { openBlockNode } from '../../src/block/open.js';
 import { convertNode } from '../../src/daemon/convert.js';
 import { StorageDaemon } from '../../src/daemon/storage-daemon.js';
 import { NbdDisk } from '../support/nbd-disk.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { makeTempDir } from '../support/temp-dir.js';
 import { until } from '../support/within.js';
 import { ServerProcess } from './nbd-servers.js';
@@ -148,9 +140,7 @@ describe('block status of real NBD servers', { skip, timeout: 120_000 }, () => {
       sparseImage(),
       `statsfile=${place('.stats')}`,
     ]);
-    const path = place('.img');
-    writeFileSync(path, '');
-    truncateSync(path, 16 * MiB);
+    const path = makeSparseFile(place('.img'), 16 * MiB);
     const [from, to] = await Promise.all([
       openBlockNode({ driver: 'nbd', nodeName: 'from', server: source, readOnly: true }),
       openBlockNode({
@@ -172,9 +162,7 @@ describe('block status of real NBD servers', { skip, timeout: 120_000 }, () => {
   test('a mirror copies data and no holes', async (t) => {
     const daemon = new StorageDaemon({ openBlockNode, exportCreators: {} });
     t.after(() => daemon.close());
-    const path = place('.img');
-    writeFileSync(path, '');
-    truncateSync(path, 16 * MiB);
+    const path = makeSparseFile(place('.img'), 16 * MiB);
     await daemon.addNode({
       driver: 'nbd',
       nodeName: 'from',

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, type TestContext, test } from 'node:test';
@@ -15,6 +15,7 @@ import { closeFd } from '../../src/native/fd.js';
 import { connectUnix } from '../../src/native/unix-socket.js';
 import { checkOptions } from '../../src/qmp/qapi.js';
 import { NbdDisk } from '../support/nbd-disk.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { makeCertificates, makeSharedKeys, ServerProcess } from './nbd-servers.js';
 
 const programs = ['nbdkit', 'qemu-nbd', 'openssl'];
@@ -58,9 +59,7 @@ describe('the block driver nbd with TLS', { skip, timeout: 300_000 }, () => {
   after(() => rmSync(folder, { recursive: true, force: true }));
 
   async function qemuNbd(t: TestContext, object: string): Promise<string> {
-    const image = place('.img');
-    writeFileSync(image, '');
-    truncateSync(image, 16 * mebibyte);
+    const image = makeSparseFile(place('.img'), 16 * mebibyte);
     const socket = place('.sock');
     const args = [
       '-f',
@@ -220,9 +219,7 @@ describe('the block driver nbd with TLS', { skip, timeout: 300_000 }, () => {
 
   test('a server killed and started again: requests wait for TLS to be up again', async (t) => {
     const socket = place('.sock');
-    const image = place('.img');
-    writeFileSync(image, '');
-    truncateSync(image, 16 * mebibyte);
+    const image = makeSparseFile(place('.img'), 16 * mebibyte);
     const start = (): Promise<ServerProcess> => {
       rmSync(socket, { force: true });
       rmSync(`${socket}.pid`, { force: true });

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -18,6 +18,7 @@ import { connectUnix } from '../../src/native/unix-socket.js';
 import { QueueThreadPool } from '../../src/worker/queue-thread-pool.js';
 import { startBlk } from '../support/blk.js';
 import { NbdDisk } from '../support/nbd-disk.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { freePort, ServerProcess } from './nbd-servers.js';
 
 const missing = ['nbdkit', 'qemu-nbd'].find((program) => spawnSync('which', [program]).status !== 0);
@@ -45,10 +46,7 @@ describe('the block driver nbd', { skip, timeout: 300_000 }, () => {
   after(() => rmSync(folder, { recursive: true, force: true }));
 
   function image(mib: number): string {
-    const path = place('.img');
-    writeFileSync(path, '');
-    truncateSync(path, mib * mebibyte);
-    return path;
+    return makeSparseFile(place('.img'), mib * mebibyte);
   }
 
   async function nbdkit(t: TestContext, args: readonly string[], path = place('.sock')): Promise<string> {

@@ -1,12 +1,13 @@
 /** The storage daemon's export type nbd, by programs that nobody here wrote. */
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, statSync, truncateSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { openBlockNode } from '../../src/block/open.js';
 import { StorageDaemon } from '../../src/daemon/storage-daemon.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { makeRandom, runProgram as run } from './programs.js';
 
 const programs = ['qemu-img', 'qemu-io', 'nbdinfo', 'nbdcopy'];
@@ -22,9 +23,7 @@ describe('programs on an NBD export', { skip, timeout: 300_000 }, () => {
 
   before(async () => {
     folder = mkdtempSync(join(tmpdir(), 'vduse-nbd-clients-'));
-    image = join(folder, 'disk.img');
-    writeFileSync(image, '');
-    truncateSync(image, imageMib << 20);
+    image = makeSparseFile(join(folder, 'disk.img'), imageMib << 20);
     daemon = new StorageDaemon({ openBlockNode, exportCreators: {} });
     await daemon.addNode({ driver: 'file', nodeName: 'disk', filename: image, discard: 'unmap' });
     await daemon.startNbdServer({ address: { type: 'unix', path: join(folder, 'nbd.sock') } });

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, type TestContext, test } from 'node:test';
@@ -13,6 +13,7 @@ import { StorageDaemon } from '../../src/daemon/storage-daemon.js';
 import { checkOptions } from '../../src/qmp/qapi.js';
 import { NbdDisk } from '../support/nbd-disk.js';
 import { recordingLogger } from '../support/recording-logger.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { until } from '../support/within.js';
 import { freePort, makeCertificates, makeSharedKeys, ServerProcess } from './nbd-servers.js';
 import { makeRandom, runProgram as run } from './programs.js';
@@ -64,8 +65,7 @@ describe('programs on an NBD export with TLS', { skip, timeout: 300_000 }, () =>
     const { logger, lines } = recordingLogger();
     const image = join(folder, `disk-${++count}.img`);
     const socket = join(folder, `${count}.sock`);
-    writeFileSync(image, '');
-    truncateSync(image, imageMib << 20);
+    makeSparseFile(image, imageMib << 20);
     const daemon = new StorageDaemon({ openBlockNode, exportCreators: {}, logger });
     t.after(() => daemon.close());
     await daemon.addNode({ driver: 'file', nodeName: 'disk', filename: image, discard: 'unmap' });

@@ -4,11 +4,12 @@
  */
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { type OpenedSoftwareDisk, openSoftwareDisk } from '../../src/daemon/open-software-disk.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { makeRandom, runProgram as run } from './programs.js';
 
 const mebibyte = 1 << 20;
@@ -30,9 +31,7 @@ describe('programs on a software disk', { skip, timeout: 600_000 }, () => {
 
   before(async () => {
     folder = mkdtempSync(join(tmpdir(), 'vduse-clients-'));
-    image = join(folder, 'disk.img');
-    writeFileSync(image, '');
-    truncateSync(image, imageMib * mebibyte);
+    image = makeSparseFile(join(folder, 'disk.img'), imageMib * mebibyte);
     opened = await openSoftwareDisk(image, { name: 'clients', queues: 2 });
     const path = join(folder, 'disk.sock');
     await opened.serveNbd({ address: { type: 'unix', path } });
@@ -95,8 +94,7 @@ describe('programs on a software disk', { skip, timeout: 600_000 }, () => {
   test('a file system goes through it and is whole afterwards', async () => {
     const made = join(folder, 'ext4.img');
     const copy = join(folder, 'copy.img');
-    writeFileSync(made, '');
-    truncateSync(made, imageMib * mebibyte);
+    makeSparseFile(made, imageMib * mebibyte);
     execFileSync('mkfs.ext4', ['-q', '-F', '-d', new URL('../../../docs', import.meta.url).pathname, made]);
     await run('nbdcopy', [made, uri]);
     await run('nbdcopy', ['--flush', uri, copy]);

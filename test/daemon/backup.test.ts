@@ -1,6 +1,6 @@
 /** A disk is copied as it is at one moment while it is written through real device queues. */
 import assert from 'node:assert/strict';
-import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -10,7 +10,7 @@ import type { BackupRequest, StorageDaemon } from '../../src/daemon/storage-daem
 import { QmpClient } from '../qmp/client.js';
 import { DaemonDisks } from '../support/daemon-disk.js';
 import { testRandom } from '../support/random.js';
-import { openFdCount } from '../support/resources.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { TaggedLoad } from '../support/tagged-load.js';
 import { makeTempDir } from '../support/temp-dir.js';
 
@@ -20,27 +20,16 @@ const directory = makeTempDir();
 let images = 0;
 let disks: DaemonDisks;
 let daemon: StorageDaemon;
-let descriptors = 0;
 
 beforeEach(() => {
-  descriptors = openFdCount();
   disks = new DaemonDisks();
   daemon = disks.daemon;
 });
 
-afterEach(async () => {
-  await disks.close();
-  // What is shared closes a turn later.
-  for (let n = 0; n < 100 && openFdCount() !== descriptors; n++) {
-    await delay(10);
-  }
-  assert.equal(openFdCount(), descriptors);
-});
+afterEach(() => disks.close());
 
 async function addFile(nodeName: string, bytes = size): Promise<string> {
-  const filename = join(directory, `image-${images++}`);
-  writeFileSync(filename, '');
-  truncateSync(filename, bytes);
+  const filename = makeSparseFile(join(directory, `image-${images++}`), bytes);
   await daemon.addNode({ driver: 'file', nodeName, filename, discard: 'unmap' });
   return filename;
 }

@@ -1,6 +1,6 @@
 /** Nodes over nodes behind real devices: what requests see, and what changes under them. */
 import assert from 'node:assert/strict';
-import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import type { BlockNode, BlockNodeOptions, ReopenedNode } from '../../src/block/node.js';
@@ -10,6 +10,7 @@ import { NodeTable, unnamedUser } from '../../src/daemon/node-table.js';
 import type { StorageDaemon } from '../../src/daemon/storage-daemon.js';
 import { DaemonDisks } from '../support/daemon-disk.js';
 import { openFdCount } from '../support/resources.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { makeTempDir } from '../support/temp-dir.js';
 
 const MiB = 1 << 20;
@@ -26,10 +27,7 @@ beforeEach(() => {
 afterEach(() => disks.close());
 
 function image(size: number): string {
-  const path = join(directory, `image-${images++}`);
-  writeFileSync(path, '');
-  truncateSync(path, size);
-  return path;
+  return makeSparseFile(join(directory, `image-${images++}`), size);
 }
 
 const filled = (value: number, length = 4096) => new Uint8Array(length).fill(value);

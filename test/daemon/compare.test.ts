@@ -1,6 +1,6 @@
 /** Two nodes hold the same, or not. */
 import assert from 'node:assert/strict';
-import { truncateSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { openLocalNode } from '../../src/block/drivers/local-node.js';
@@ -8,6 +8,7 @@ import { openBlockNode } from '../../src/block/open.js';
 import { compareNodes } from '../../src/daemon/compare.js';
 import { MemoryDisk } from '../support/memory-disk.js';
 import { openFdCount } from '../support/resources.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { makeTempDir } from '../support/temp-dir.js';
 
 const MiB = 1 << 20;
@@ -38,9 +39,7 @@ describe('a comparison', () => {
   test('looks at no hole that both have, and at what only one has', async () => {
     const directory = makeTempDir();
     const open = async (name: string) => {
-      const filename = join(directory, name);
-      writeFileSync(filename, '');
-      truncateSync(filename, 4 * MiB);
+      const filename = makeSparseFile(join(directory, name), 4 * MiB);
       return openBlockNode({ driver: 'file', nodeName: name, filename });
     };
     const fds = openFdCount();

@@ -1,6 +1,6 @@
 /** A disk moves to another node while it is written through a real device queue; an array knows what is on it. */
 import assert from 'node:assert/strict';
-import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -11,7 +11,7 @@ import type { BlkFrontend } from '../../src/software-vduse/blk-frontend.js';
 import { QmpClient } from '../qmp/client.js';
 import { DaemonDisks } from '../support/daemon-disk.js';
 import { type Random, testRandom } from '../support/random.js';
-import { openFdCount } from '../support/resources.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { makeTempDir } from '../support/temp-dir.js';
 
 const MiB = 1 << 20;
@@ -21,28 +21,15 @@ let images = 0;
 let disks: DaemonDisks;
 let daemon: StorageDaemon;
 
-let descriptors = 0;
-
 beforeEach(() => {
-  descriptors = openFdCount();
   disks = new DaemonDisks();
   daemon = disks.daemon;
 });
 
-afterEach(async () => {
-  await disks.close();
-  // What is shared closes a turn later.
-  for (let n = 0; n < 100 && openFdCount() !== descriptors; n++) {
-    await delay(10);
-  }
-  assert.equal(openFdCount(), descriptors);
-});
+afterEach(() => disks.close());
 
 function image(bytes = size): string {
-  const path = join(directory, `image-${images++}`);
-  writeFileSync(path, '');
-  truncateSync(path, bytes);
-  return path;
+  return makeSparseFile(join(directory, `image-${images++}`), bytes);
 }
 
 async function until(job: Job, isThere: () => boolean): Promise<void> {

@@ -10,6 +10,7 @@ import { openBlockNode } from '../../src/block/open.js';
 import { StorageDaemon } from '../../src/daemon/storage-daemon.js';
 import { RawClient } from '../nbd/raw-client.js';
 import { QmpClient } from '../qmp/client.js';
+import { until } from '../support/within.js';
 
 let directory: string;
 let daemon: StorageDaemon;
@@ -60,7 +61,7 @@ describe('a monitor that is abused', () => {
     // In parts: more than the kernel's backlog would be refused by the kernel.
     for (let part = 0; part < 10; part++) {
       await Promise.all(Array.from({ length: 100 }, connect));
-      await waitFor(() => told >= (part + 1) * 100 - 17);
+      await until('the answers', () => told >= (part + 1) * 100 - 17);
     }
     assert.equal(told, 1000 - 17);
     await checkOthers();
@@ -110,10 +111,3 @@ describe('a monitor that is abused', () => {
     next.close();
   });
 });
-
-async function waitFor(condition: () => boolean): Promise<void> {
-  for (let tries = 0; !condition(); tries++) {
-    assert.ok(tries < 2000, 'it did not come');
-    await new Promise((done) => setTimeout(done, 5));
-  }
-}

@@ -3,7 +3,7 @@
  * flushes and resizes, while the device is stopped and started again under the load.
  */
 import assert from 'node:assert/strict';
-import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -19,6 +19,7 @@ import type { FrontEndOptions } from '../support/front-end.js';
 import { makeTestPool } from '../support/leftovers.js';
 import { MemoryDisk } from '../support/memory-disk.js';
 import { Random, scaled, testRandom } from '../support/random.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { makeTempDir } from '../support/temp-dir.js';
 
 const laneBytes = 192 << 10;
@@ -213,8 +214,7 @@ function fileIn(directory: string, options: Partial<FileNodeOptions>): Pick<Load
   const filename = join(directory, `disk-${Math.random()}.img`);
   return {
     open: () => {
-      writeFileSync(filename, '');
-      truncateSync(filename, size);
+      makeSparseFile(filename, size);
       return openBlockNode({ driver: 'file', nodeName: 'disk', filename, discard: 'unmap', ...options });
     },
     truth: () => readFileSync(filename),

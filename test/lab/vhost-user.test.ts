@@ -1,7 +1,7 @@
 /** The daemon on this host, virtual machines on its vhost-user sockets. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
@@ -9,6 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 import { runInLab } from '../../lab/run.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { fioCommand } from './guest/disks.js';
 import { QmpClient } from './guest/qmp.js';
 import { RunningProgram, waitFor } from './guest/shell.js';
@@ -22,9 +23,7 @@ after(() => rmSync(directory, { recursive: true }));
 const place = (name: string): string => join(directory, name);
 
 function makeImage(name: string, size: number): string {
-  writeFileSync(place(name), '');
-  truncateSync(place(name), size);
-  return place(name);
+  return makeSparseFile(place(name), size);
 }
 
 async function startDaemon(...args: string[]): Promise<RunningProgram> {

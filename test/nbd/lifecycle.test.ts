@@ -4,6 +4,7 @@ import { describe, type TestContext, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { openFdCount } from '../support/resources.js';
 import { makeTempDir } from '../support/temp-dir.js';
+import { until } from '../support/within.js';
 import { MemoryExport } from './memory-export.js';
 import { startServer } from './nbd-test-server.js';
 import { encodeRequest, exportQuery, RawClient } from './raw-client.js';
@@ -12,14 +13,6 @@ const READ = 0;
 const WRITE = 1;
 const DISC = 2;
 const size = 64 << 20;
-
-async function until(condition: () => boolean, what: string): Promise<void> {
-  const end = performance.now() + 10_000;
-  while (!condition()) {
-    assert.ok(performance.now() < end, what);
-    await delay(2);
-  }
-}
 
 /** A gate that every call of the export waits at. */
 function close(target: MemoryExport): () => void {
@@ -50,9 +43,9 @@ describe('NBD clients come and go', () => {
       const prepared = target.counts.prepared;
       const request = encodeRequest({ type: WRITE, data: Buffer.alloc(1 << 20, 1) });
       client.send(request.subarray(0, part));
-      await until(() => target.counts.prepared > prepared, 'the payload has a place');
+      await until('the payload has a place', () => target.counts.prepared > prepared);
       client.close();
-      await until(() => server.clientCount() === 0, 'the client is forgotten');
+      await until('the client is forgotten', () => server.clientCount() === 0);
     }
     assert.deepEqual(target.counts, { lent: 0, released: 0, prepared: 5, submitted: 0, cancelled: 5 });
     assert.equal(target.bytes.indexOf(1), -1);
@@ -67,12 +60,12 @@ describe('NBD clients come and go', () => {
       client.request({ type: READ, offset: n * 65536, length: 65536 });
     }
     client.request({ type: WRITE, data: Buffer.alloc(4096) });
-    await until(() => target.calls.length === 5, 'the export has the requests');
+    await until('the export has the requests', () => target.calls.length === 5);
     client.close();
     await delay(20);
     assert.equal(server.clientCount(), 1, 'it counts until the export has everything back');
     openGate();
-    await until(() => server.clientCount() === 0, 'the client is forgotten');
+    await until('the client is forgotten', () => server.clientCount() === 0);
     // The write had come in full, so it is carried out.
     assert.deepEqual(target.counts, { lent: 4, released: 4, prepared: 1, submitted: 1, cancelled: 0 });
   });
@@ -83,13 +76,13 @@ describe('NBD clients come and go', () => {
       const { server, open } = await startServer(t, dir, { target });
       const client = await open();
       client.send(encodeRequest({ type: WRITE, length: 4096, data: Buffer.alloc(1000) }));
-      await until(() => target.counts.prepared === 1, 'the write is prepared');
+      await until('the write is prepared', () => target.counts.prepared === 1);
       if (ends === 'end') {
         client.socket.end();
       } else {
         client.close();
       }
-      await until(() => server.clientCount() === 0, 'the client is forgotten');
+      await until('the client is forgotten', () => server.clientCount() === 0);
       assert.deepEqual(target.counts, { lent: 0, released: 0, prepared: 1, submitted: 0, cancelled: 1 });
     }
   });
@@ -102,10 +95,10 @@ describe('NBD clients come and go', () => {
     for (let n = 0; n < 8; n++) {
       client.request({ type: READ, offset: n << 20, length: 1 << 20 });
     }
-    await until(() => target.counts.lent > 1, 'reads are lent');
+    await until('reads are lent', () => target.counts.lent > 1);
     assert.ok(target.counts.released < target.counts.lent);
     client.close();
-    await until(() => server.clientCount() === 0, 'the client is forgotten');
+    await until('the client is forgotten', () => server.clientCount() === 0);
     target.assertBalanced();
   });
 
@@ -117,7 +110,7 @@ describe('NBD clients come and go', () => {
     client.request({ type: READ, length: 512 });
     client.request({ type: DISC });
     client.request({ type: READ, length: 512 });
-    await until(() => target.calls.length === 1, 'the export has the first');
+    await until('the export has the first', () => target.calls.length === 1);
     await delay(10);
     openGate();
     assert.equal((await client.outcome()).errno, 0);
@@ -158,11 +151,11 @@ describe('NBD clients come and go', () => {
     for (let n = 0; n < 20; n++) {
       client.request({ type: READ, offset: n * 512, length: 512 });
     }
-    await until(() => target.calls.length === 4, 'four are started');
+    await until('four are started', () => target.calls.length === 4);
     await delay(20);
     assert.equal(target.calls.length, 4);
     other.request({ type: READ, length: 512 });
-    await until(() => target.calls.length === 5, 'another client is not held back');
+    await until('another client is not held back', () => target.calls.length === 5);
     openGate();
     assert.equal((await other.outcome()).errno, 0);
     for (let n = 0; n < 20; n++) {
@@ -178,7 +171,7 @@ describe('NBD clients come and go', () => {
     const openGate = close(target);
     client.request({ type: READ, length: 4 << 20 });
     client.request({ type: READ, length: 512 });
-    await until(() => target.calls.length === 1, 'the long one is started');
+    await until('the long one is started', () => target.calls.length === 1);
     await delay(20);
     assert.equal(target.calls.length, 1);
     openGate();
@@ -194,7 +187,7 @@ describe('NBD clients come and go', () => {
     for (let n = 0; n < 3; n++) {
       client.request({ type: READ, length: 1 << 20 });
     }
-    await until(() => target.calls.length > 0, 'one is started');
+    await until('one is started', () => target.calls.length > 0);
     await delay(20);
     assert.equal(target.calls.length, 1);
     client.socket.resume();
@@ -235,7 +228,7 @@ describe('NBD clients come and go', () => {
     for (let n = 0; n < 60; n++) {
       greedy.request({ type: READ, length: 1 << 20 });
     }
-    await until(() => target.calls.length >= 4, 'some are started');
+    await until('some are started', () => target.calls.length >= 4);
     await delay(50);
     const started = target.calls.length;
     assert.ok(started < 20, `${started} of 60 were started for somebody who reads nothing`);
@@ -272,7 +265,7 @@ describe('NBD clients come and go', () => {
     const data = Buffer.from('late');
     client.request({ type: WRITE, offset: 100, data });
     client.request({ type: READ, offset: 100, length: 4 });
-    await until(() => target.calls.length === 1, 'memory is asked for');
+    await until('memory is asked for', () => target.calls.length === 1);
     await delay(10);
     assert.equal(target.calls.length, 1);
     openGate();
@@ -281,11 +274,11 @@ describe('NBD clients come and go', () => {
     // And one that goes away while it waits.
     const reopenGate = close(target);
     client.request({ type: WRITE, data });
-    await until(() => target.count('prepareWrite') === 2, 'memory is asked for again');
+    await until('memory is asked for again', () => target.count('prepareWrite') === 2);
     client.close();
     await delay(10);
     reopenGate();
-    await until(() => server.clientCount() === 0, 'the client is forgotten');
+    await until('the client is forgotten', () => server.clientCount() === 0);
     target.assertBalanced();
   });
 
@@ -301,14 +294,14 @@ describe('NBD clients come and go', () => {
     const halfSkipped = await open();
     halfSkipped.send(encodeRequest({ type: WRITE, length: 512, offset: size }));
     assert.equal((await halfSkipped.read(16)).readUInt32BE(4), 28);
-    await until(() => target.counts.prepared === 1, 'the write is prepared');
+    await until('the write is prepared', () => target.counts.prepared === 1);
     pass(400);
     await delay(5);
     assert.equal(server.clientCount(), 4, 'not yet');
-    await until(() => {
+    await until('only the idle one is left', () => {
       pass(100);
       return server.clientCount() === 1;
-    }, 'only the idle one is left');
+    });
     assert.equal((await idle.call({ type: READ, length: 512 })).errno, 0);
     target.assertBalanced();
   });
@@ -325,7 +318,7 @@ describe('NBD clients come and go', () => {
     // The rest of this one waits behind the others, where nobody looks at it.
     const next = encodeRequest({ type: READ, length: 512, cookie: 99n });
     client.send(next.subarray(0, 20));
-    await until(() => target.calls.length === 1, 'the export has the first');
+    await until('the export has the first', () => target.calls.length === 1);
     pass(4000);
     await delay(5);
     openGate();
@@ -344,14 +337,14 @@ describe('NBD clients come and go', () => {
     const client = await open();
     client.socket.pause();
     client.request({ type: READ, length: 8 << 20 });
-    await until(() => target.counts.lent === 1, 'the read is lent');
+    await until('the read is lent', () => target.counts.lent === 1);
     pass(400);
     await delay(5);
     assert.equal(server.clientCount(), 1, 'not yet');
-    await until(() => {
+    await until('the client is dropped', () => {
       pass(100);
       return server.clientCount() === 0;
-    }, 'the client is dropped');
+    });
     target.assertBalanced();
   });
 
@@ -364,10 +357,10 @@ describe('NBD clients come and go', () => {
     const last = encodeRequest({ type: READ, length: 512, cookie: 99n });
     client.request({ type: READ, length: 8 << 20 });
     client.send(last.subarray(0, 10));
-    await until(() => target.calls.length === 1, 'the export has the first');
+    await until('the export has the first', () => target.calls.length === 1);
     client.socket.pause();
     openGate();
-    await until(() => target.counts.lent === 1, 'it is lent');
+    await until('it is lent', () => target.counts.lent === 1);
     // What completes the second request is not looked at before most of the first one's data is read.
     client.expect({ type: READ, length: 512, cookie: 99n });
     client.send(last.subarray(10));
@@ -394,10 +387,10 @@ describe('NBD clients come and go', () => {
     await talking.option(3);
     pass(400);
     assert.equal((await talking.option(3)).length, 1, 'not yet');
-    await until(() => {
+    await until('the server forgets them', () => {
       pass(100);
       return server.clientCount() === 0;
-    }, 'the server forgets them');
+    });
     assert.equal((await silent.readToEnd()).length, 18);
     await talking.readToEnd();
   });
@@ -420,7 +413,7 @@ describe('NBD clients come and go', () => {
   test('many clients too many at once: no more stay than may', async (t) => {
     const { server, connect } = await startServer(t, dir, { limits: { connectionsMax: 2 } });
     await Promise.all(Array.from({ length: 8 }, () => connect()));
-    await until(() => server.clientCount() === 2, 'two are left');
+    await until('two are left', () => server.clientCount() === 2);
   });
 
   test('close() answers what is under way, refuses what comes, and gives everything back', async (t) => {
@@ -432,7 +425,7 @@ describe('NBD clients come and go', () => {
     await negotiating.greet();
     const openGate = close(target);
     const read = client.request({ type: READ, length: 512 });
-    await until(() => target.calls.length === 1, 'the export has it');
+    await until('the export has it', () => target.calls.length === 1);
     const closed = server.close();
     assert.equal(server.close(), closed);
     const late = client.request({ type: READ, length: 512 });
@@ -448,7 +441,7 @@ describe('NBD clients come and go', () => {
     client.close();
     negotiating.close();
     target.assertBalanced();
-    await until(() => openFdCount() <= before, 'no descriptor is left');
+    await until('no descriptor is left', () => openFdCount() <= before);
     await assert.rejects(server.listen({ type: 'tcp', port: 0 }), { code: 'ABORTED' });
   });
 
@@ -458,7 +451,7 @@ describe('NBD clients come and go', () => {
     const client = await open();
     const openGate = close(target);
     client.request({ type: READ, length: 512 });
-    await until(() => target.calls.length === 1, 'the export has it');
+    await until('the export has it', () => target.calls.length === 1);
     let isClosed = false;
     const closed = server.close().then(() => {
       isClosed = true;
@@ -478,7 +471,7 @@ describe('NBD clients come and go', () => {
       const client = await open();
       const openGate = close(target);
       client.request({ type: WRITE, data: Buffer.alloc(4096) });
-      await until(() => target.calls.length === 1, 'memory is asked for');
+      await until('memory is asked for', () => target.calls.length === 1);
       const closed = server.close();
       await client.readToEnd();
       // At first between the end of the socket and its last event, then after both.

@@ -2,10 +2,11 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { makeTempDir } from '../support/temp-dir.js';
 import { until } from '../support/within.js';
 
@@ -32,8 +33,7 @@ describe('vduse list', () => {
   };
 
   before(async () => {
-    writeFileSync(inDirectory('a.img'), '');
-    truncateSync(inDirectory('a.img'), 1 << 20);
+    makeSparseFile(inDirectory('a.img'), 1 << 20);
     start('vduse', ['export', 'a.img', '--vhost-user', 'a.sock']);
     start('vduse-storage-daemon', [
       '--blockdev=null-co,node-name=n,size=1M',

@@ -1,21 +1,14 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import {
-  existsSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  truncateSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { QmpClient } from '../qmp/client.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 
 const program = fileURLToPath(new URL('../../src/cli/vduse-storage-daemon.js', import.meta.url));
 const START_MS_MAX = 30_000;
@@ -88,8 +81,7 @@ beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), 'vduse-process-'));
   image = join(directory, 'd.img');
   socket = join(directory, 'qmp.sock');
-  writeFileSync(image, '');
-  truncateSync(image, 1 << 20);
+  makeSparseFile(image, 1 << 20);
 });
 
 afterEach(async () => {

@@ -9,6 +9,8 @@ import type { BlkFrontend } from '../../src/software-vduse/blk-frontend.js';
 import { SoftwareVduse } from '../../src/software-vduse/software-vduse.js';
 import { VirtioVdpa } from '../../src/software-vduse/virtio-vdpa.js';
 import { QueueThreadPool } from '../../src/worker/queue-thread-pool.js';
+import { openFdCount } from './resources.js';
+import { until } from './within.js';
 
 export interface DaemonDisksOptions {
   /** Opens nodes in place of openBlockNode. */
@@ -22,6 +24,7 @@ export class DaemonDisks {
   readonly #bus = new VirtioVdpa();
   readonly #kernel = new SoftwareVduse({ busDriver: this.#bus });
   readonly #hosts: QueueThreadPool;
+  readonly #descriptors = openFdCount();
 
   constructor(options: DaemonDisksOptions = {}) {
     this.#hosts = new QueueThreadPool({ size: options.threads ?? 2 });
@@ -52,9 +55,12 @@ export class DaemonDisks {
     return disk as BlkFrontend;
   }
 
+  /** Closes all, which leaves no descriptor open. */
   async close(): Promise<void> {
     await this.daemon.close();
     await this.#hosts.close();
     assert(this.daemon.endedCleanly);
+    // What is shared closes a turn later.
+    await until('descriptors to be closed', () => openFdCount() <= this.#descriptors);
   }
 }

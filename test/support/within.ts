@@ -17,11 +17,11 @@ export async function within<T>(ms: number, what: string, wait: () => Promise<T>
   }
 }
 
+const soonMs = 10_000;
+
 /** Waits until it is so. */
-export function until(what: string, condition: () => boolean): Promise<void> {
-  return within(10_000, what, async () => {
-    while (!condition()) {
-      await sleep(1);
-    }
-  });
+export async function until(what: string, condition: () => boolean): Promise<void> {
+  for (const endMs = performance.now() + soonMs; !condition(); await sleep(1)) {
+    assert.ok(performance.now() < endMs, `${what} did not come in ${soonMs} ms`);
+  }
 }

@@ -1,6 +1,6 @@
 /** Starting and stopping devices, many times: descriptors, threads and memory all come back. */
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -11,12 +11,11 @@ import { type BlkSetup, localNode, startBlk } from '../support/blk.js';
 import { makeTestPool } from '../support/leftovers.js';
 import { MemoryDisk } from '../support/memory-disk.js';
 import { openFdCount } from '../support/resources.js';
+import { makeSparseFile } from '../support/sparse-file.js';
 import { makeTempDir } from '../support/temp-dir.js';
 
 const directory = makeTempDir();
-const path = join(directory, 'disk.img');
-writeFileSync(path, '');
-truncateSync(path, 1 << 20);
+const path = makeSparseFile(join(directory, 'disk.img'), 1 << 20);
 const pool = makeTestPool({ size: 2 });
 
 interface Held {

@@ -1,6 +1,5 @@
 /** Measurements of nodes on threads of their own and on the main thread. */
 import assert from 'node:assert/strict';
-import { truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { openLocalNode } from '../../../src/block/drivers/local-node.js';
@@ -10,6 +9,7 @@ import { LoadCounters } from '../../../src/daemon/bench/load-counters.js';
 import { type Measurement, measure } from '../../../src/daemon/bench/measure.js';
 import { MemoryDisk } from '../../support/memory-disk.js';
 import { openFdCount } from '../../support/resources.js';
+import { makeSparseFile } from '../../support/sparse-file.js';
 import { makeTempDir } from '../../support/temp-dir.js';
 import { until } from '../../support/within.js';
 
@@ -47,9 +47,7 @@ function assertPlausible({ read, write, cpu }: Measurement): void {
 
 describe('a measurement', () => {
   test('reads on threads, one a job, and leaves nothing behind', async () => {
-    const path = join(makeTempDir(), 'disk');
-    writeFileSync(path, '');
-    truncateSync(path, MiB);
+    const path = makeSparseFile(join(makeTempDir(), 'disk'), MiB);
     const fds = openFdCount();
     const node = await openBlockNode({ driver: 'file', nodeName: 'n', filename: path, readOnly: true });
     const result = await run(node, { rampMs: 20 }, 2);
