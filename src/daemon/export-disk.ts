@@ -230,7 +230,8 @@ export async function exportDisk(
     return new Disk(name, node, await createExport(node, name, options));
   } catch (error) {
     await closeAll([() => node.close(), releaseQueueThreads]);
-    if (error instanceof VduseError && error.code === 'ALREADY_EXISTS' && options.name === undefined) {
+    const isDerived = options.name === undefined && options.vhostUser === undefined;
+    if (error instanceof VduseError && error.code === 'ALREADY_EXISTS' && isDerived) {
       throw new VduseError('ALREADY_EXISTS', error.message, {
         cause: error,
         hint: "The name was made of the image's; give one of your own.",

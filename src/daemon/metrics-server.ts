@@ -12,7 +12,7 @@ const headerBytesMax = 8 << 10;
 export class MetricsServer {
   readonly #server: Server;
 
-  private constructor(source: MetricsSource, logger: Logger) {
+  private constructor(source: MetricsSource) {
     this.#server = createServer(
       { maxHeaderSize: headerBytesMax, requestTimeout: requestTimeoutMs, headersTimeout: requestTimeoutMs },
       (request, response) => {
@@ -34,7 +34,6 @@ export class MetricsServer {
       },
     );
     this.#server.maxConnections = connectionsMax;
-    this.#server.on('error', (error) => logger.warn(`metrics: ${errorMessage(error)}`));
   }
 
   /** Throws what listening throws. */
@@ -43,8 +42,10 @@ export class MetricsServer {
     readonly source: MetricsSource;
     readonly logger: Logger;
   }): Promise<MetricsServer> {
-    const metrics = new MetricsServer(options.source, options.logger);
+    const metrics = new MetricsServer(options.source);
     await listenAt(metrics.#server, options.address);
+    // Without this a lack of descriptors for one more client would end the process.
+    metrics.#server.on('error', (error) => options.logger.warn(`metrics: ${errorMessage(error)}`));
     return metrics;
   }
 

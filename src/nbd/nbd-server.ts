@@ -7,9 +7,9 @@ import { once } from 'node:events';
 import { lstatSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { dirname, resolve } from 'node:path';
-import { getSystemErrorMap } from 'node:util';
 import { errorMessage, VduseError } from '../base/errors.js';
 import { type Logger, silentLogger } from '../base/log.js';
+import { listenHint, systemReason } from '../base/socket-errors.js';
 import { removeStaleSocket, UnixListener } from '../native/unix-socket.js';
 import { StayAwake } from './awake.js';
 import { type Clock, type ConnectionOptions, NbdConnection } from './connection.js';
@@ -105,8 +105,10 @@ export class NbdServer {
       return address;
     }
     const host = address.host ?? '127.0.0.1';
-    const server = await this.#listen(`${host}:${address.port}`, (opened) =>
-      opened.listen(address.port, host),
+    const server = await this.#listen(
+      `${host}:${address.port}`,
+      (opened) => opened.listen(address.port, host),
+      address.port,
     );
     const bound = server.address();
     const port = typeof bound === 'object' && bound !== null ? bound.port : address.port;
@@ -118,13 +120,13 @@ export class NbdServer {
     await this.#listen(`descriptor ${fd}`, (server) => server.listen({ fd }));
   }
 
-  async #listen(where: string, start: (server: Server) => unknown): Promise<Server> {
+  async #listen(where: string, start: (server: Server) => unknown, port?: number): Promise<Server> {
     const server = createServer({ pauseOnConnect: true, allowHalfOpen: true });
     try {
       start(server);
       await once(server, 'listening');
     } catch (error) {
-      throw listenError(where, error);
+      throw cannotListen(where, port, error);
     }
     if (this.#closing !== undefined) {
       server.close();
@@ -297,16 +299,16 @@ function listenPrivately(server: Server, path: string): void {
   }
 }
 
-function listenError(where: string, error: unknown): VduseError {
-  if (error instanceof VduseError) {
-    return new VduseError(error.code, `NBD server at ${where}: ${error.message}`, {
+/** An error of the path's own begins with the path. */
+function cannotListen(where: string, port: number | undefined, error: unknown): VduseError {
+  const what = `NBD server at ${where}`;
+  if (!(error instanceof VduseError)) {
+    return new VduseError('SYSTEM_CALL', `${what}: ${systemReason(error)}`, {
       cause: error,
-      ...(error.hint === undefined ? {} : { hint: error.hint }),
+      ...listenHint(port ?? where, error),
     });
   }
-  const errno = (error as NodeJS.ErrnoException).errno;
-  const text = errno === undefined ? undefined : getSystemErrorMap().get(errno)?.[1];
-  return new VduseError('SYSTEM_CALL', `NBD server at ${where}: ${text ?? errorMessage(error)}`, {
-    cause: error,
-  });
+  const { code, message, hint } = error;
+  const why = message.startsWith(`${where}: `) ? message.slice(where.length + 2) : message;
+  return new VduseError(code, `${what}: ${why}`, { cause: error, ...(hint === undefined ? {} : { hint }) });
 }

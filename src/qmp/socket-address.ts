@@ -4,8 +4,8 @@ import { once } from 'node:events';
 import { lstatSync, unlinkSync } from 'node:fs';
 import { createConnection, type Server, Socket } from 'node:net';
 import { dirname } from 'node:path';
-import { getSystemErrorMap } from 'node:util';
-import { errorMessage, VduseError } from '../base/errors.js';
+import { VduseError } from '../base/errors.js';
+import { listenHint, systemReason } from '../base/socket-errors.js';
 import { connectUnix, UnixListener } from '../native/unix-socket.js';
 
 export type SocketAddress =
@@ -63,7 +63,7 @@ export async function listenAt(server: Server, address: SocketAddress): Promise<
     }
     await once(server, 'listening');
   } catch (error) {
-    throw socketError(`Failed to bind socket to ${nameOf(address)}`, error);
+    throw error instanceof VduseError ? error : cannotListen(address, error);
   }
 }
 
@@ -83,8 +83,22 @@ export async function connectTo(address: SocketAddress): Promise<Socket> {
     await once(socket, 'connect');
     return socket;
   } catch (error) {
-    throw socketError(`Failed to connect to '${nameOf(address)}'`, error);
+    throw error instanceof VduseError ? error : cannotConnect(address, error);
   }
+}
+
+function cannotListen(address: SocketAddress, error: unknown): VduseError {
+  const place = address.type === 'inet' ? address.port : address.type === 'unix' ? address.path : undefined;
+  const message = `Failed to bind socket to ${nameOf(address)}: ${capitalized(systemReason(error))}`;
+  return new VduseError('SYSTEM_CALL', message, { cause: error, ...listenHint(place, error) });
+}
+
+function cannotConnect(address: SocketAddress, error: unknown): VduseError {
+  const message = `Failed to connect to '${nameOf(address)}': ${capitalized(systemReason(error))}`;
+  return new VduseError('SYSTEM_CALL', message, {
+    cause: error,
+    hint: 'Nobody may listen there: start who does first, add reconnect=SECONDS, or listen yourself with server=on.',
+  });
 }
 
 function nameOf(address: SocketAddress): string {
@@ -127,7 +141,9 @@ async function claimPath(path: string): Promise<void> {
     });
   }
   if (await isListening(path)) {
-    throw new VduseError('BUSY', `Failed to bind socket to ${path}: another process listens there`);
+    throw new VduseError('BUSY', `Failed to bind socket to ${path}: another process listens there`, {
+      hint: `Choose another path, or end that process: \`ss -xap src ${path}\` names it.`,
+    });
   }
   unlinkSync(path);
 }
@@ -144,12 +160,7 @@ async function isListening(path: string): Promise<boolean> {
   }
 }
 
-function socketError(what: string, error: unknown): VduseError {
-  if (error instanceof VduseError) {
-    return error;
-  }
-  const errno = (error as NodeJS.ErrnoException).errno;
-  const text = errno === undefined ? undefined : getSystemErrorMap().get(errno)?.[1];
-  const reason = text === undefined ? errorMessage(error) : text[0].toUpperCase() + text.slice(1);
-  return new VduseError('SYSTEM_CALL', `${what}: ${reason}`, { cause: error });
+/** As QEMU writes it. */
+function capitalized(text: string): string {
+  return text[0].toUpperCase() + text.slice(1);
 }

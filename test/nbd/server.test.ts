@@ -40,7 +40,10 @@ describe('NBD addresses', () => {
     await assert.rejects(second.listen({ type: 'unix', path }), { code: 'BUSY' });
     const file = join(dir, 'file');
     writeFileSync(file, 'precious');
-    await assert.rejects(second.listen({ type: 'unix', path: file }), { code: 'ALREADY_EXISTS' });
+    await assert.rejects(second.listen({ type: 'unix', path: file }), {
+      code: 'ALREADY_EXISTS',
+      message: `NBD server at ${file}: it exists and is not a socket`,
+    });
     assert.equal(existsSync(file), true);
     await second.close();
   });
@@ -51,7 +54,16 @@ describe('NBD addresses', () => {
     await assert.rejects(server.listen({ type: 'unix', path: absent }), {
       code: 'SYSTEM_CALL',
       message: `NBD server at ${absent}: no such file or directory`,
+      hint: `Make its directory: mkdir -p ${join(dir, 'absent')}`,
     });
+    const bound = await server.listen({ type: 'tcp', port: 0 });
+    const port = bound.type === 'tcp' ? bound.port : assert.fail('it is no port');
+    const other = new NbdServer();
+    await assert.rejects(other.listen({ type: 'tcp', port }), {
+      message: `NBD server at 127.0.0.1:${port}: address already in use`,
+      hint: /^Choose another port, .*`ss -ltnp sport = :\d+` names it\.$/,
+    });
+    await other.close();
     await assert.rejects(server.listen({ type: 'unix', path: join(dir, 'x'.repeat(108)) }), {
       code: 'INVALID_ARGUMENT',
       hint: /shorter/,

@@ -76,6 +76,11 @@ describe('vduse', () => {
     [['export', ''], /an image has no empty name/],
     [['serve', 'x'], /required option '--nbd <address>' not specified/],
     [['serve', 'x', '--nbd', 'tcp:99999'], /--nbd: 'tcp:99999': a port is at most 65535/],
+    [
+      ['serve', 'x', '--nbd', 'tcp:80x'],
+      /--nbd: 'tcp:80x' is neither a path nor tcp:PORT\n {2}hint: TCP is on /,
+    ],
+    [['serve', 'x', '--nbd', 'localhost:10809'], /'localhost:10809' is neither a path nor tcp:PORT/],
     [['serve', '', '--nbd', 'x'], /an image has no empty name/],
     [['convert', 'x'], /missing required argument 'target'\n {2}hint: See vduse convert --help\./],
     [['convert', '', 'x'], /an image has no empty name/],

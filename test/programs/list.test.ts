@@ -104,6 +104,21 @@ describe('vduse list', () => {
     );
   });
 
+  it('has one disk of a name, whose socket has a place of its own', () => {
+    writeFileSync(inDirectory('b.img'), '');
+    truncateSync(inDirectory('b.img'), 1 << 20);
+    const refused = (...args: string[]) => {
+      const all = [program('vduse'), 'export', 'b.img', '--vhost-user', ...args];
+      return spawnSync(process.execPath, all, { cwd: directory, encoding: 'utf8', env }).stderr;
+    };
+    assert.match(
+      refused('b.sock', '--name', 'a'),
+      /^vduse: a disk 'a' is served already\n {2}hint: .*--name/,
+    );
+    assert.match(refused('no/b.sock'), /cannot listen at no\/b\.sock: no such .*\n {2}hint: .*mkdir -p no\n/);
+    assert.match(refused('a.img'), /a\.img: it exists and is not a socket\n {2}hint: Choose another path/);
+  });
+
   it('says why there is no monitor', () => {
     const { status, stderr } = list('--monitor', './none');
     assert.equal(status, 1);

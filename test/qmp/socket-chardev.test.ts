@@ -114,6 +114,7 @@ describe('a socket character device', () => {
       SocketChardev.open({ id: 'n', address: { type: 'unix', path: address }, server: true });
     await assert.rejects(open(join(fixture.directory, 'no', 'where')), {
       message: `Failed to bind socket to ${fixture.directory}/no/where: No such file or directory`,
+      hint: `Make its directory: mkdir -p ${fixture.directory}/no`,
     });
     await assert.rejects(open(join(fixture.directory, 'x'.repeat(108))), {
       code: 'INVALID_ARGUMENT',
@@ -125,7 +126,10 @@ describe('a socket character device', () => {
         address: { type: 'unix', path: join(fixture.directory, 'none') },
         server: false,
       }),
-      { message: `Failed to connect to '${fixture.directory}/none': No such file or directory` },
+      {
+        message: `Failed to connect to '${fixture.directory}/none': No such file or directory`,
+        hint: /server=on/,
+      },
     );
   });
 

@@ -90,6 +90,12 @@ function collectAddress(text: string, before: readonly NbdAddress[] = []): NbdAd
 function parseAddress(text: string): NbdAddress {
   const tcp = /^tcp:(\d*)$/.exec(text);
   if (tcp === null) {
+    // Nobody means a socket of such a name.
+    if (/^(?!unix:)[^/]*:/.test(text)) {
+      throw new VduseError('INVALID_ARGUMENT', `'${text}' is neither a path nor tcp:PORT`, {
+        hint: "TCP is on this machine's loopback only, such as tcp:10809; a path may begin with ./",
+      });
+    }
     return { type: 'unix', path: text.replace(/^unix:/, '') };
   }
   const port = tcp[1] === '' ? NBD_PORT : Number(tcp[1]);

@@ -118,8 +118,24 @@ export class ExportSession {
     this.#waitingFor = () => vhostUser ?? `the kernel to finish attaching ${name}, which can't be cancelled`;
     await this.#report.during(`attaching ${name}`, this.#addExport());
     shutdownSignal.throwIfAborted();
-    await this.#daemon.startMonitor(controlSocketPath(name));
+    await this.#startMonitor();
     this.#reportReady();
+  }
+
+  /** Two disks of one name would have one control socket. */
+  async #startMonitor(): Promise<void> {
+    const { name } = this.#settings;
+    try {
+      await this.#daemon.startMonitor(controlSocketPath(name));
+    } catch (error) {
+      if (error instanceof VduseError && error.code === 'BUSY') {
+        throw new VduseError('BUSY', `a disk '${name}' is served already`, {
+          cause: error,
+          hint: "'vduse list' shows it. Choose another name: --name.",
+        });
+      }
+      throw error;
+    }
   }
 
   async #loadModules(): Promise<void> {
@@ -137,7 +153,10 @@ export class ExportSession {
     try {
       await this.#daemon.addExport(exportRequest(this.#settings));
     } catch (error) {
-      if (error instanceof VduseError && error.code === 'ALREADY_EXISTS' && this.#settings.nameIsDerived) {
+      const { nameIsDerived, vhostUser } = this.#settings;
+      const isName =
+        error instanceof VduseError && error.code === 'ALREADY_EXISTS' && vhostUser === undefined;
+      if (isName && nameIsDerived) {
         const hint = "The name was made of the image's. Choose another one: --name.";
         throw new VduseError(error.code, error.message, { cause: error, hint });
       }

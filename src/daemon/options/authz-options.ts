@@ -1,7 +1,8 @@
 /** Authorization objects as --object and object-add write them (QEMU: qapi/authz.json). */
 import { readFileSync, statSync } from 'node:fs';
 import { z } from 'zod';
-import { errorMessage, VduseError } from '../../base/errors.js';
+import { VduseError } from '../../base/errors.js';
+import { systemReason } from '../../base/socket-errors.js';
 import { checkOptions, choice, jsonScalars, type Scalars, struct } from '../../qmp/qapi.js';
 import { type AccessList, isAllowed } from '../access-list.js';
 
@@ -85,7 +86,7 @@ function readList(filename: string): AccessList {
     }
     content = JSON.parse(readFileSync(filename, 'utf8'));
   } catch (error) {
-    throw new VduseError('SYSTEM_CALL', `Unable to read '${filename}': ${errorMessage(error)}`, {
+    throw new VduseError('SYSTEM_CALL', `Unable to read '${filename}': ${systemReason(error)}`, {
       cause: error,
     });
   }

@@ -2,8 +2,9 @@
 import { readFileSync } from 'node:fs';
 import { z } from 'zod';
 import { parseCpuList } from '../../base/cpu-list.js';
-import { errorMessage, VduseError } from '../../base/errors.js';
+import { VduseError } from '../../base/errors.js';
 import { limits } from '../../base/limits.js';
+import { systemReason } from '../../base/socket-errors.js';
 import type { TlsCredentials } from '../../base/tls-credentials.js';
 import type { ThrottleLimits } from '../../block/throttle-group.js';
 import type { NamedThread } from '../../device/queue-host.js';
@@ -122,6 +123,6 @@ function readSecretFile(file: string): Buffer {
   try {
     return readFileSync(file);
   } catch (error) {
-    throw new VduseError('SYSTEM_CALL', `Unable to read ${file}: ${errorMessage(error)}`, { cause: error });
+    throw new VduseError('SYSTEM_CALL', `Unable to read ${file}: ${systemReason(error)}`, { cause: error });
   }
 }

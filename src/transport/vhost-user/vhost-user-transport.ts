@@ -2,7 +2,8 @@
  * A virtio device on a vhost-user socket: front-ends come one after the other. A device has one driver, so the next
  * one waits, in the socket's backlog, until the one before it has gone.
  */
-import { errorMessage } from '../../base/errors.js';
+import { errorMessage, SystemCallError, VduseError } from '../../base/errors.js';
+import { listenHint, systemReason } from '../../base/socket-errors.js';
 import type { VirtioDevice } from '../../device/virtio-device.js';
 import { type FdWatcher, watchReadable } from '../../native/fd-watcher.js';
 import { connectUnix, UnixListener } from '../../native/unix-socket.js';
@@ -43,7 +44,7 @@ export class VhostUserTransport {
     if (address.type === 'fd') {
       this.#listener = UnixListener.adopt(address.fd);
     } else if (address.server) {
-      this.#listener = new UnixListener(address.path);
+      this.#listener = listenAt(address.path);
     }
     this.#next();
   }
@@ -125,6 +126,20 @@ export class VhostUserTransport {
       } else if (!this.#closed) {
         this.#timer = setTimeout(() => this.#next(), reconnectMs);
       }
+    });
+  }
+}
+
+function listenAt(path: string): UnixListener {
+  try {
+    return new UnixListener(path);
+  } catch (error) {
+    if (!(error instanceof SystemCallError)) {
+      throw error;
+    }
+    throw new VduseError('SYSTEM_CALL', `cannot listen at ${path}: ${systemReason(error)}`, {
+      cause: error,
+      ...listenHint(path, error),
     });
   }
 }
