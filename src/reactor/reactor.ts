@@ -183,15 +183,25 @@ export class Reactor implements CompletionHandler {
 
   #turn(): number {
     this.turns++;
-    let work = this.ring.reap(this);
+    const completed = this.ring.reap(this);
     const active = this.#active;
+    const found = this.#poll(active);
+    this.#publish(active);
+    return completed + found + this.ring.pending;
+  }
+
+  #poll(active: readonly number[]): number {
+    let work = 0;
     for (let n = 0; n < active.length; n++) {
       work += this.#sources[active[n]]?.poll() ?? 0;
     }
+    return work;
+  }
+
+  #publish(active: readonly number[]): void {
     for (let n = 0; n < active.length; n++) {
       this.#sources[active[n]]?.publish();
     }
-    return work + this.ring.pending;
   }
 
   /** One system call for what the turn has prepared and for the sleep. */
@@ -253,17 +263,12 @@ export class Reactor implements CompletionHandler {
   /** A turn that costs next to nothing when there is nothing to do. Whether there was. */
   #look(): boolean {
     const active = this.#active;
-    let work = this.ring.reap(this);
-    for (let n = 0; n < active.length; n++) {
-      work += this.#sources[active[n]]?.poll() ?? 0;
-    }
+    const work = this.ring.reap(this) + this.#poll(active);
     if (work === 0 && this.ring.pending === 0) {
       return false;
     }
     this.turns++;
-    for (let n = 0; n < active.length; n++) {
-      this.#sources[active[n]]?.publish();
-    }
+    this.#publish(active);
     this.ring.submit();
     return true;
   }
