@@ -11,15 +11,16 @@ import { closeFd } from '../../native/fd.js';
 import { hasFeature } from '../../virtqueue/layout.js';
 import { BackendChannel } from './backend-channel.js';
 import { MemoryTable } from './memory-table.js';
-import { closeFds, MessageStream, type VhostUserMessage } from './message-stream.js';
+import { MessageStream, type VhostUserMessage } from './message-stream.js';
+import { PassedFds } from './passed-fds.js';
 import {
-  CONFIG,
   MessageFlag,
   memorySlotsMax,
   offeredProtocolFeatures,
   PROTOCOL_FEATURES_BIT,
   ProtocolFeature,
 } from './protocol.js';
+import { replyConfig, replyState, replyU64 } from './reply.js';
 import { decodeRequest, type RegionDescription, type VhostUserRequest } from './request.js';
 import type { Vring } from './vring.js';
 import { VringSet } from './vring-set.js';
@@ -45,43 +46,6 @@ type Handlers = {
 const memoryCheckMs = 1000;
 
 const protocolFeaturesMask = 1n << BigInt(PROTOCOL_FEATURES_BIT);
-
-/** The descriptors of a message: what nobody takes is closed with it. */
-class PassedFds {
-  readonly #fds: number[];
-
-  constructor(fds: readonly number[]) {
-    this.#fds = [...fds];
-  }
-
-  /** The next one, which is the caller's now. */
-  take(): number {
-    const fd = this.#fds.shift();
-    if (fd === undefined) {
-      throw new VduseError('PROTOCOL', 'a message came with too few descriptors');
-    }
-    return fd;
-  }
-
-  close(): void {
-    closeFds(this.#fds);
-  }
-}
-
-function replyU64(value: bigint): Uint8Array {
-  const reply = new Uint8Array(8);
-  new DataView(reply.buffer).setBigUint64(0, value, true);
-  return reply;
-}
-
-/** "A vring descriptor index for split virtqueues". */
-function replyState(index: number, availIndex: number): Uint8Array {
-  const reply = new Uint8Array(8);
-  const view = new DataView(reply.buffer);
-  view.setUint32(0, index, true);
-  view.setUint32(4, availIndex, true);
-  return reply;
-}
 
 /** Throws PROTOCOL. */
 function checkOffered(features: bigint, offered: bigint): void {
@@ -194,7 +158,7 @@ export class VhostUserSession implements DeviceListener {
     'add-mem-reg': ({ region }, fds) => this.#addRegion(region, fds),
     'rem-mem-reg': ({ region }) => this.#withQueuesStopped(() => this.#memory.remove(region)),
     'set-backend-req-fd': (_, fds) => this.#setChannel(fds.take()),
-    'get-config': (request) => this.#config(request),
+    'get-config': (request) => replyConfig(request, this.#device.config),
     // The device has no field that the driver may write: CONFIG_WCE is not offered.
     'set-config': () => 'refused',
     'set-vring-num': ({ index, size }) => this.#configure(index, (vring) => vring.setSize(size)),
@@ -287,18 +251,6 @@ export class VhostUserSession implements DeviceListener {
     await this.#vrings.reset();
     this.#status = 0;
     return 'done';
-  }
-
-  #config(request: { offset: number; length: number; flags: number }): Outcome {
-    const { offset, length, flags } = request;
-    const reply = new Uint8Array(CONFIG.bytes + length);
-    const view = new DataView(reply.buffer);
-    view.setUint32(CONFIG.offset, offset, true);
-    view.setUint32(CONFIG.size, length, true);
-    view.setUint32(CONFIG.flags, flags, true);
-    // What the device does not have reads as zeroes: front-ends ask for their own structure's length.
-    reply.set(this.#device.config.subarray(offset, offset + length), CONFIG.bytes);
-    return reply;
   }
 
   #setChannel(fd: number): Outcome {
