@@ -8,7 +8,6 @@ import { type Logger, silentLogger } from '../base/log.js';
 import type { ImageOptions } from '../block/create.js';
 import type { BlockNode, BlockNodeOptions, BlockServices, ChildOpener } from '../block/node.js';
 import { describeErrno, Errno } from '../native/errno.js';
-import type { JsonObject } from '../qmp/json-value.js';
 import type { SocketAddress } from '../qmp/socket-address.js';
 import type { BlockExport, ExportCreators, ExportRequest } from './block-export.js';
 import { createCommands } from './commands/commands.js';
@@ -16,7 +15,8 @@ import { type ExportRemoveMode, ExportTable } from './export-table.js';
 import type { GraphNode } from './graph/graph-node.js';
 import { type BackupRequest, BlockJobs, type MirrorRequest } from './jobs/block-jobs.js';
 import { CreateWork } from './jobs/create-job.js';
-import type { Job, JobListener } from './jobs/job.js';
+import type { Job } from './jobs/job.js';
+import { jobEvents } from './jobs/job-events.js';
 import { JobTable } from './jobs/job-table.js';
 import { MetricsServer } from './metrics-server.js';
 import { MonitorTable } from './monitor-table.js';
@@ -46,10 +46,6 @@ export interface StorageDaemonOptions {
 
 export type { BackupRequest, MirrorRequest } from './jobs/block-jobs.js';
 
-function blockJobEvent({ id, type, total, current, speed }: Job): JsonObject {
-  return { type, device: id, len: total, offset: current, speed };
-}
-
 export class StorageDaemon {
   readonly #logger: Logger;
   readonly #services: BlockServices;
@@ -59,7 +55,7 @@ export class StorageDaemon {
   readonly #objects = new ObjectTable();
   readonly #monitors: MonitorTable;
   readonly #nbd: NbdService;
-  readonly #jobs = new JobTable(this.#jobListener());
+  readonly #jobs: JobTable;
   readonly #blockJobs: BlockJobs;
   /** Settles when jobs may do their last steps inside of the daemon's own. */
   readonly #jobsTurn: Promise<void>;
@@ -91,6 +87,9 @@ export class StorageDaemon {
       throttleGroup: (id) => this.#objects.throttleGroup(id),
       ...(drainTimeoutMs === undefined ? {} : { drainTimeoutMs }),
     });
+    this.#jobs = new JobTable(
+      jobEvents((name, data) => this.#monitors.sendEvent({ name, data }), this.#logger),
+    );
     this.#blockJobs = new BlockJobs({
       nodes: this.#nodes,
       jobs: this.#jobs,
@@ -379,27 +378,6 @@ export class StorageDaemon {
       signal.addEventListener('abort', () => abort(signal.reason), { once: true });
       void promise.then(done);
     });
-  }
-
-  #jobListener(): JobListener {
-    const send = (name: string, data: JsonObject) => this.#monitors.sendEvent({ name, data });
-    return {
-      onStatus: ({ id, status }) => send('JOB_STATUS_CHANGE', { id, status }),
-      onReady: (job) => send('BLOCK_JOB_READY', blockJobEvent(job)),
-      onError: ({ id }, { operation, action }) => send('BLOCK_JOB_ERROR', { device: id, operation, action }),
-      onPending: ({ id, type }) => send('BLOCK_JOB_PENDING', { type, id }),
-      onEnd: (job) => {
-        const { error } = job;
-        if (job.type === 'create') {
-          // No block job: QEMU tells of its states alone.
-          return;
-        }
-        const name = job.isCancelled || job.isStopped ? 'BLOCK_JOB_CANCELLED' : 'BLOCK_JOB_COMPLETED';
-        const failure = error === undefined || job.isCancelled ? {} : { error };
-        send(name, { ...blockJobEvent(job), ...failure });
-        this.#logger.info(`job ${job.id}: ${error ?? 'done'}`);
-      },
-    };
   }
 
   #onExportDeleted(id: string): void {
