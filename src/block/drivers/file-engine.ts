@@ -7,7 +7,7 @@ import { limits } from '../../base/limits.js';
 import type { AlignedPool } from '../../memory/aligned-pool.js';
 import { Errno } from '../../native/errno.js';
 import { FallocateMode } from '../../native/fd.js';
-import { copyMemory, mapAnonymous, unmap } from '../../native/memory.js';
+import { mapAnonymous, unmap } from '../../native/memory.js';
 import { FsyncFlag, RingOp, RwFlag, SqeFlag } from '../../native/ring.js';
 import type { EventSource, Reactor } from '../../reactor/reactor.js';
 import {
@@ -18,6 +18,7 @@ import {
   type FileEngineSpec,
 } from '../engine.js';
 import type { RequestTable } from '../request-table.js';
+import { BounceBuffers, isAligned } from './bounce-buffers.js';
 
 /** What the slot's entry in the ring is doing; the steps of write-zeroes fall back from one to the next. */
 const Step = {
@@ -50,14 +51,11 @@ export class FileEngine implements BlockEngine, EventSource {
   readonly #table: RequestTable;
   readonly #sink: BlockCompletionSink;
   readonly #reactor: Reactor;
-  readonly #pool: AlignedPool;
   readonly #source: number;
   readonly #sqeFlags: number;
   readonly #step: Uint8Array;
   readonly #retries: Uint8Array;
-  /** The aligned buffer of a slot, 0 for none, and how much of it was transferred. */
-  readonly #bounce: Float64Array;
-  readonly #bounceDone: Float64Array;
+  readonly #bounce: BounceBuffers;
   #zeroBuffer = 0;
   /** Whether the file system has refused an operation before: it is not asked again. */
   #canPunch = true;
@@ -70,12 +68,10 @@ export class FileEngine implements BlockEngine, EventSource {
     this.#table = context.table;
     this.#sink = context.sink;
     this.#reactor = context.reactor;
-    this.#pool = context.pool;
     this.#sqeFlags = context.spec.forceAsync ? SqeFlag.ASYNC : 0;
     this.#step = new Uint8Array(context.table.capacity);
     this.#retries = new Uint8Array(context.table.capacity);
-    this.#bounce = new Float64Array(context.table.capacity);
-    this.#bounceDone = new Float64Array(context.table.capacity);
+    this.#bounce = new BounceBuffers(context.table, context.pool);
     this.#source = context.reactor.add(this);
   }
 
@@ -190,9 +186,15 @@ export class FileEngine implements BlockEngine, EventSource {
   }
 
   #startTransfer(slot: number): void {
-    if (this.#spec.memoryAlignment > 1 && !this.#isAligned(slot) && !this.#takeBounce(slot)) {
-      this.#sink.onBlockComplete(slot, -Errno.ENOMEM);
-      return;
+    const { memoryAlignment } = this.#spec;
+    if (memoryAlignment > 1 && !isAligned(this.#table, slot, memoryAlignment)) {
+      if (!this.#bounce.take(slot)) {
+        this.#sink.onBlockComplete(slot, -Errno.ENOMEM);
+        return;
+      }
+      if (this.#table.op[slot] === BlockOp.WRITE) {
+        this.#bounce.copyFromGuest(slot);
+      }
     }
     this.#start(slot, Step.TRANSFER);
   }
@@ -206,8 +208,8 @@ export class FileEngine implements BlockEngine, EventSource {
       return -Errno.EIO;
     }
     const table = this.#table;
-    const bounced = this.#bounce[slot] !== 0;
-    const left = bounced ? table.length[slot] - this.#bounceDone[slot] : table.length[slot];
+    const bounced = this.#bounce.address[slot] !== 0;
+    const left = bounced ? table.length[slot] - this.#bounce.done[slot] : table.length[slot];
     if (result >= left) {
       return 0;
     }
@@ -215,7 +217,7 @@ export class FileEngine implements BlockEngine, EventSource {
       return -Errno.EIO;
     }
     if (bounced) {
-      this.#bounceDone[slot] += result;
+      this.#bounce.done[slot] += result;
     } else {
       table.advance(slot, result);
     }
@@ -325,15 +327,16 @@ export class FileEngine implements BlockEngine, EventSource {
     const write = table.op[slot] === BlockOp.WRITE;
     const durable = write && !this.#spec.noFlush && (table.flags[slot] & BlockFlag.FUA) !== 0;
     const rwFlags = durable ? RwFlag.DSYNC : 0;
-    const bounce = this.#bounce[slot];
+    const bounce = this.#bounce.address[slot];
     let op: number = write ? RingOp.WRITE : RingOp.READ;
     let address = table.firstAddress[slot];
     let length = table.length[slot];
     let offset = table.offset[slot];
     if (bounce !== 0) {
-      address = bounce + this.#bounceDone[slot];
-      offset += this.#bounceDone[slot];
-      length -= this.#bounceDone[slot];
+      const done = this.#bounce.done[slot];
+      address = bounce + done;
+      offset += done;
+      length -= done;
     } else if (table.segmentCount[slot] > 1) {
       op = write ? RingOp.WRITEV : RingOp.READV;
       address = table.iovecAddress(slot);
@@ -342,55 +345,13 @@ export class FileEngine implements BlockEngine, EventSource {
     return this.#entry(slot, op, address, length, offset, rwFlags);
   }
 
-  #isAligned(slot: number): boolean {
-    const mask = this.#spec.memoryAlignment - 1;
-    const table = this.#table;
-    for (let n = 0; n < table.segmentCount[slot]; n++) {
-      // Bit operations see the low 32 bits, which is all that an alignment needs.
-      if (((table.segmentAddress(slot, n) | table.segmentLength(slot, n)) & mask) !== 0) {
-        return false;
-      }
-    }
-    return true;
-  }
-
-  #takeBounce(slot: number): boolean {
-    const table = this.#table;
-    try {
-      this.#bounce[slot] = this.#pool.take(table.length[slot]);
-    } catch {
-      return false;
-    }
-    this.#bounceDone[slot] = 0;
-    if (table.op[slot] === BlockOp.WRITE) {
-      this.#copyBounce(slot, true);
-    }
-    return true;
-  }
-
-  #copyBounce(slot: number, toBounce: boolean): void {
-    const table = this.#table;
-    let at = this.#bounce[slot];
-    for (let n = 0; n < table.segmentCount[slot]; n++) {
-      const length = table.segmentLength(slot, n);
-      const guest = table.segmentAddress(slot, n);
-      if (toBounce) {
-        copyMemory(at, guest, length);
-      } else {
-        copyMemory(guest, at, length);
-      }
-      at += length;
-    }
-  }
-
   #finish(slot: number, result: number): void {
     this.#step[slot] = Step.IDLE;
-    if (this.#bounce[slot] !== 0) {
+    if (this.#bounce.address[slot] !== 0) {
       if (result === 0 && this.#table.op[slot] === BlockOp.READ && !this.#abandoned) {
-        this.#copyBounce(slot, false);
+        this.#bounce.copyToGuest(slot);
       }
-      this.#pool.release(this.#bounce[slot], this.#table.length[slot]);
-      this.#bounce[slot] = 0;
+      this.#bounce.release(slot);
     }
     this.#sink.onBlockComplete(slot, result);
   }
