@@ -19,6 +19,7 @@ import { ReconnectTimes } from './reconnect-times.js';
 import { ReceiveResult, ReplyReader } from './reply-reader.js';
 import { RequestSender } from './request-sender.js';
 import { Readiness, SocketWaits } from './socket-waits.js';
+import { StallWatch } from './stall-watch.js';
 import { type WireClient, WireClients } from './wire-clients.js';
 import { WireState } from './wire-requests.js';
 
@@ -56,12 +57,10 @@ export class NbdConnection implements EventSource, ConnectorSink {
   /** The socket was looked at a moment ago: the next look can wait for a turn. */
   #looked = false;
   #more = false;
+  readonly #stall = new StallWatch(stallMs);
   readonly #times: ReconnectTimes;
   readonly #reporter: ConnectionReporter;
   #completedBefore = 0;
-  #stalledAtMs = 0;
-  #stalledBytes = 0;
-  #progress = 0;
 
   /**
    * The connection for one more engine: a new one, or the one that all engines of the node share. Throws BUSY where
@@ -187,7 +186,9 @@ export class NbdConnection implements EventSource, ConnectorSink {
       if (!this.#waits.in) {
         this.#waits.waitIn(this.#fd);
       }
-      this.#checkStall();
+      if (this.#stall.hasStalled(this.#parser.isInMiddle || this.#sender.isInMiddle)) {
+        this.#onLost(`nothing moved for ${stallMs / 1000} s in the middle of a message`);
+      }
     } else if (this.#phase === Phase.CONNECTING || this.#phase === Phase.WAITING) {
       const now = performance.now();
       const { holdUntilMs, retryAtMs } = this.#times;
@@ -273,7 +274,7 @@ export class NbdConnection implements EventSource, ConnectorSink {
 
   #send(): void {
     const result = this.#sender.send(this.#fd);
-    this.#progress++;
+    this.#stall.onProgress();
     this.#looked = false;
     if (result === -Errno.EAGAIN) {
       this.#waits.waitOut(this.#fd);
@@ -284,7 +285,7 @@ export class NbdConnection implements EventSource, ConnectorSink {
 
   #receive(): void {
     const result = this.#reader.receive(this.#fd);
-    this.#progress++;
+    this.#stall.onProgress();
     this.#looked = false;
     this.#more = result === ReceiveResult.MORE;
     if (this.#phase !== Phase.READY) {
@@ -370,20 +371,6 @@ export class NbdConnection implements EventSource, ConnectorSink {
     this.#reporter.onGaveUp();
     this.#phase = Phase.DOWN;
     this.#clients.eachHeld(this.#refuse);
-  }
-
-  #checkStall(): void {
-    if (!this.#parser.isInMiddle && !this.#sender.isInMiddle) {
-      this.#stalledAtMs = 0;
-      return;
-    }
-    const now = performance.now();
-    if (this.#stalledAtMs === 0 || this.#stalledBytes !== this.#progress) {
-      this.#stalledBytes = this.#progress;
-      this.#stalledAtMs = now;
-    } else if (now - this.#stalledAtMs > stallMs) {
-      this.#onLost(`nothing moved for ${stallMs / 1000} s in the middle of a message`);
-    }
   }
 
   #close(): void {
