@@ -5,14 +5,15 @@
  */
 import { errorMessage } from '../base/errors.js';
 import type { Logger } from '../base/log.js';
-import { Bytes, Command, CommandFlag, NbdErrno } from '../base/nbd-protocol.js';
+import { Bytes, Command, NbdErrno } from '../base/nbd-protocol.js';
+import { callExport, callFlush, callSubmit, Slot, type SlotOwner } from './export-calls.js';
 import { extentsForReply } from './extents.js';
 import { toWireErrno, wireErrnoName } from './nbd-errno.js';
-import type { Answer, NbdExport, NbdExtent, NbdPreparedWrite, NbdReadResult } from './nbd-export.js';
+import type { NbdExport, NbdExtent, NbdPreparedWrite, NbdReadResult } from './nbd-export.js';
 import { type NbdClientLimits, nbdLimits } from './nbd-limits.js';
 import { ReplyEncoder, readResultLength } from './reply-encoder.js';
 import type { ReplyQueue } from './reply-queue.js';
-import { type Refusal, Request, RequestCheck, refusal, type SessionTerms } from './request.js';
+import { type Refusal, RequestCheck, refusal, type SessionTerms } from './request.js';
 
 export interface TransmissionOptions {
   readonly terms: SessionTerms;
@@ -25,31 +26,8 @@ export interface TransmissionOptions {
   readonly onFinished: (fault?: string) => void;
 }
 
-/** A request under way. Its callbacks are made once, and it is used again: a request allocates no closures. */
-class Slot extends Request {
-  /** A flush still has to follow, in place of FUA. */
-  mustFlush = false;
-  readonly onRead: (result: NbdReadResult) => void;
-  readonly onExtents: (extents: readonly NbdExtent[]) => void;
-  readonly onPrepared: (prepared: NbdPreparedWrite) => void;
-  readonly onDone: () => void;
-  readonly onFailed: (error: unknown) => void;
-
-  constructor(transmission: Transmission) {
-    super();
-    this.onRead = (result) => transmission.onRead(this, result);
-    this.onExtents = (extents) => transmission.onExtents(this, extents);
-    this.onPrepared = (prepared) => transmission.onPrepared(this, prepared);
-    this.onDone = () => transmission.onDone(this);
-    this.onFailed = (error) => transmission.onFailed(this, error);
-  }
-}
-
 /** From so many bytes on, a payload's rest is received where it belongs instead of being copied there. */
 const receivedInPlaceMin = 16 << 10;
-
-const withFua = { fua: true } as const;
-const withoutFua = { fua: false } as const;
 
 /** A write's payload that is coming. */
 interface Receiving {
@@ -58,7 +36,7 @@ interface Receiving {
   filled: number;
 }
 
-export class Transmission {
+export class Transmission implements SlotOwner {
   readonly #options: TransmissionOptions;
   readonly #target: NbdExport;
   readonly #queue: ReplyQueue;
@@ -259,68 +237,10 @@ export class Transmission {
       this.#release(slot);
       return;
     }
-    this.#call(slot);
-  }
-
-  #call(slot: Slot): void {
-    const target = this.#target;
-    const { offset, length } = slot;
-    const wantsFua = slot.has(CommandFlag.FUA);
-    const fua = wantsFua && target.fua;
-    const options = fua ? withFua : withoutFua;
-    slot.mustFlush = false;
-    switch (slot.command) {
-      case Command.READ:
-        this.#settle(slot, () => target.read(offset, length), slot.onRead);
-        break;
-      case Command.WRITE:
-        slot.mustFlush = wantsFua && !fua;
-        this.#preparing = slot;
-        this.#settle(slot, () => target.prepareWrite!(offset, length, options), slot.onPrepared);
-        break;
-      case Command.FLUSH:
-        this.#settle(slot, () => target.flush!(), slot.onDone);
-        break;
-      case Command.TRIM:
-        slot.mustFlush = wantsFua && !fua;
-        this.#settle(slot, () => target.trim!(offset, length, options), slot.onDone);
-        break;
-      case Command.CACHE:
-        this.#settle(slot, () => target.cache!(offset, length), slot.onDone);
-        break;
-      case Command.WRITE_ZEROES: {
-        slot.mustFlush = wantsFua && !fua;
-        const mayUnmap = !slot.has(CommandFlag.NO_HOLE);
-        const fastZero = slot.has(CommandFlag.FAST_ZERO);
-        this.#settle(
-          slot,
-          () => target.writeZeroes!(offset, length, { fua, mayUnmap, fastZero }),
-          slot.onDone,
-        );
-        break;
-      }
-      case Command.BLOCK_STATUS:
-        this.#settle(slot, () => target.blockStatus?.(offset, length) ?? [], slot.onExtents);
-        break;
-      default:
-        throw new Error(`request ${slot.command} passed the check`);
+    if (slot.command === Command.WRITE) {
+      this.#preparing = slot;
     }
-  }
-
-  /** Calls the export and goes on with its answer: at once, or when its promise settles. */
-  #settle<T>(slot: Slot, call: () => Answer<T>, onAnswer: (value: T) => void): void {
-    let answer: Answer<T>;
-    try {
-      answer = call();
-    } catch (error) {
-      this.onFailed(slot, error);
-      return;
-    }
-    if (isPromise(answer)) {
-      answer.then(onAnswer, slot.onFailed);
-    } else {
-      onAnswer(answer);
-    }
+    callExport(this.#target, slot);
   }
 
   #takePayload(chunk: Uint8Array, at: number): number {
@@ -337,11 +257,12 @@ export class Transmission {
     receiving.filled += count;
     if (receiving.filled === slot.length) {
       this.#receiving = undefined;
-      this.#settle(slot, () => prepared.submit(), slot.onDone);
+      callSubmit(prepared, slot);
     }
   }
 
-  /** For Slot. */
+  // SlotOwner
+
   onPrepared(slot: Slot, prepared: NbdPreparedWrite): void {
     this.#preparing = undefined;
     if (this.#finished) {
@@ -357,7 +278,6 @@ export class Transmission {
     }
   }
 
-  /** For Slot. */
   onRead(slot: Slot, result: NbdReadResult): void {
     const length = readResultLength(result);
     if (this.#abandoned) {
@@ -372,7 +292,6 @@ export class Transmission {
     }
   }
 
-  /** For Slot. */
   onExtents(slot: Slot, extents: readonly NbdExtent[]): void {
     if (!this.#abandoned) {
       this.#encoder.blockStatus(slot, extentsForReply(extents, slot));
@@ -380,11 +299,10 @@ export class Transmission {
     this.#release(slot);
   }
 
-  /** For Slot. */
   onDone(slot: Slot): void {
     if (slot.mustFlush && !this.#abandoned) {
       slot.mustFlush = false;
-      this.#settle(slot, () => this.#target.flush!(), slot.onDone);
+      callFlush(this.#target, slot);
       return;
     }
     if (!this.#abandoned) {
@@ -393,7 +311,6 @@ export class Transmission {
     this.#release(slot);
   }
 
-  /** For Slot. */
   onFailed(slot: Slot, error: unknown): void {
     if (this.#preparing === slot) {
       this.#preparing = undefined;
@@ -428,10 +345,4 @@ export class Transmission {
       this.#options.onProgress();
     }
   }
-}
-
-function isPromise<T>(answer: Answer<T>): answer is PromiseLike<T> {
-  return (
-    typeof answer === 'object' && answer !== null && 'then' in answer && typeof answer.then === 'function'
-  );
 }
