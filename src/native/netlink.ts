@@ -9,7 +9,7 @@ import { promisify } from 'node:util';
 import { VduseError } from '../base/errors.js';
 import { Errno } from './errno.js';
 import { closeFd } from './fd.js';
-import { bindLibc, check, systemCallError } from './ffi.js';
+import { check, systemCallError } from './ffi.js';
 import {
   decodeGeneric,
   decodeMessages,
@@ -20,11 +20,16 @@ import {
   NLM_F,
   NLMSG,
 } from './netlink-message.js';
+import {
+  connectCall,
+  SOCK_CLOEXEC,
+  SOCK_NONBLOCK,
+  SOCK_RAW,
+  setsockoptCall,
+  socketCall,
+} from './socket-calls.js';
 
 const AF_NETLINK = 16;
-const SOCK_RAW = 3;
-const SOCK_NONBLOCK = 0o4000;
-const SOCK_CLOEXEC = 0o2000000;
 const NETLINK_GENERIC = 16;
 const SOL_NETLINK = 270;
 const NETLINK_CAP_ACK = 10;
@@ -41,20 +46,6 @@ const CONTROL_ATTRIBUTE_FAMILY_NAME = 2;
 const READ_BYTES = 64 << 10;
 /** Parts of one dump: more devices than a machine can have minors fit into fewer. */
 const READS_MAX = 4096;
-
-const socketCall = bindLibc<(domain: number, type: number, protocol: number) => number>('socket', 'int', [
-  'int',
-  'int',
-  'int',
-]);
-const connectCall = bindLibc<(fd: number, address: Uint8Array, length: number) => number>('connect', 'int', [
-  'int',
-  'void *',
-  'uint',
-]);
-const setsockoptCall = bindLibc<
-  (fd: number, level: number, option: number, value: Uint8Array, length: number) => number
->('setsockopt', 'int', ['int', 'int', 'int', 'void *', 'uint']);
 
 const writeAsync = promisify(write);
 const readAsync = promisify(read);
@@ -162,7 +153,7 @@ function openSocket(): number {
     const kernel = new Uint8Array(new ArrayBuffer(12));
     kernel[0] = AF_NETLINK;
     check(connectCall(fd, kernel, kernel.length), 'connect', '(generic netlink)');
-    const enabled = new Uint8Array(new Int32Array([1]).buffer);
+    const enabled = Int32Array.of(1);
     for (const option of [NETLINK_EXT_ACK, NETLINK_CAP_ACK]) {
       check(setsockoptCall(fd, SOL_NETLINK, option, enabled, 4), 'setsockopt', `netlink option ${option}`);
     }

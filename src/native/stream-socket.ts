@@ -8,14 +8,21 @@ import { Errno } from './errno.js';
 import { closeFd, duplicateFd, setNonBlocking } from './fd.js';
 import { bindLibc, errno, viewMemory } from './ffi.js';
 import { mapAnonymous, unmap } from './memory.js';
+import {
+  connectCall,
+  SOCK_CLOEXEC,
+  SOCK_NONBLOCK,
+  SOCK_STREAM,
+  SOL_SOCKET,
+  setsockoptCall,
+  sockaddrUn,
+  socketCall,
+  socketOption,
+  unixPathBytesMax,
+} from './socket-calls.js';
 
-const AF_UNIX = 1;
 const AF_INET = 2;
 const AF_INET6 = 10;
-const SOCK_STREAM = 1;
-const SOCK_NONBLOCK = 0o4000;
-const SOCK_CLOEXEC = 0o2000000;
-const SOL_SOCKET = 1;
 const SO_TYPE = 3;
 const SO_ERROR = 4;
 const SO_KEEPALIVE = 9;
@@ -36,22 +43,6 @@ const msghdrBytes = 64;
 const iovecBytes = 16;
 const two32 = 0x1_0000_0000;
 
-type SocketOption = (fd: number, level: number, name: number, value: Int32Array, length: number) => number;
-
-const socketCall = bindLibc<(domain: number, type: number, protocol: number) => number>('socket', 'int', [
-  'int',
-  'int',
-  'int',
-]);
-const connectCall = bindLibc<(fd: number, address: Uint8Array, length: number) => number>('connect', 'int', [
-  'int',
-  'void *',
-  'uint',
-]);
-const setsockoptCall = bindLibc<SocketOption>('setsockopt', 'int', ['int', 'int', 'int', 'void *', 'uint']);
-const getsockoptCall = bindLibc<
-  (fd: number, level: number, name: number, value: Int32Array, length: Uint32Array) => number
->('getsockopt', 'int', ['int', 'int', 'int', 'void *', 'void *']);
 const getpeernameCall = bindLibc<(fd: number, address: Uint8Array, length: Uint32Array) => number>(
   'getpeername',
   'int',
@@ -93,9 +84,6 @@ export function encodeInetAddress(ip: string, port: number): Uint8Array {
   return encoded;
 }
 
-/** sun_path, with the NUL that ends a path. */
-const unixPathBytesMax = 108;
-
 /** The struct sockaddr of a path, or of an abstract name behind a NUL; undefined where it does not fit. */
 export function encodeUnixAddress(path: string): Uint8Array | undefined {
   const name = Buffer.from(path.startsWith('\0') ? path : `${path}\0`);
@@ -103,10 +91,7 @@ export function encodeUnixAddress(path: string): Uint8Array | undefined {
   if (name.length < 2 || name.length > unixPathBytesMax || (isPath && name.indexOf(0) !== name.length - 1)) {
     return undefined;
   }
-  const encoded = new Uint8Array(new ArrayBuffer(2 + name.length));
-  encoded[0] = AF_UNIX;
-  encoded.set(name, 2);
-  return encoded;
+  return sockaddrUn(name);
 }
 
 /**
@@ -155,14 +140,6 @@ export function adoptConnection(fd: number): number {
   setNonBlocking(own);
   setTcpOptions(own);
   return own;
-}
-
-/** An option of the socket layer, or a negative errno. */
-function socketOption(fd: number, name: number): number {
-  const value = new Int32Array(new ArrayBuffer(4));
-  const length = new Uint32Array(new ArrayBuffer(4));
-  length[0] = 4;
-  return getsockoptCall(fd, SOL_SOCKET, name, value, length) < 0 ? -errno() : value[0];
 }
 
 /** Where it is TCP: requests are to leave at once, and a peer that is gone without a word is to be noticed within a minute. */

@@ -12,27 +12,31 @@ import { VduseError } from '../base/errors.js';
 import { Errno } from './errno.js';
 import { closeFd, setNonBlocking } from './fd.js';
 import { addressOf, bindLibc, check, errno, systemCallError } from './ffi.js';
+import {
+  AF_UNIX,
+  connectCall,
+  SOCK_CLOEXEC,
+  SOCK_NONBLOCK,
+  SOCK_STREAM,
+  SOL_SOCKET,
+  sockaddrUn,
+  socketCall,
+  socketOption,
+  unixPathBytesMax,
+} from './socket-calls.js';
 
-const AF_UNIX = 1;
-const SOCK_STREAM = 1;
-const SOCK_NONBLOCK = 0o4000;
-const SOCK_CLOEXEC = 0o2000000;
-const SOL_SOCKET = 1;
 const SO_ACCEPTCONN = 30;
 const SCM_RIGHTS = 1;
 const MSG_CTRUNC = 0x8;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 const MSG_CMSG_CLOEXEC = 0x4000_0000;
-const EPROTOTYPE = 91;
 const EADDRINUSE = 98;
 const ECONNABORTED = 103;
 const ECONNREFUSED = 111;
 
 /** The kernel's SCM_MAX_FD: descriptors of one message. */
 export const passedFdsMax = 253;
-/** sun_path, with the NUL that ends a path or starts an abstract name. */
-const ADDRESS_BYTES_MAX = 108;
 const BACKLOG = 16;
 /** Connections that were given up before they could be accepted, skipped in one call. */
 const ABORTED_MAX = 16;
@@ -43,11 +47,6 @@ const IOVEC = { base64: MSGHDR.bytes, length64: MSGHDR.bytes + 8, bytes: 16 } as
 /** struct cmsghdr: length u64, level i32 @8, type i32 @12, data @16; the next one is 8-aligned. */
 const CMSG = { length64: 0, level32: 8, type32: 12, data: 16, align: 8 } as const;
 
-const socketCall = bindLibc<(domain: number, type: number, protocol: number) => number>('socket', 'int', [
-  'int',
-  'int',
-  'int',
-]);
 const socketpairCall = bindLibc<(domain: number, type: number, protocol: number, pair: Int32Array) => number>(
   'socketpair',
   'int',
@@ -58,14 +57,6 @@ const bindCall = bindLibc<(fd: number, address: Uint8Array, length: number) => n
   'void *',
   'uint',
 ]);
-const connectCall = bindLibc<(fd: number, address: Uint8Array, length: number) => number>('connect', 'int', [
-  'int',
-  'void *',
-  'uint',
-]);
-const getsockoptCall = bindLibc<
-  (fd: number, level: number, option: number, value: Int32Array, length: Int32Array) => number
->('getsockopt', 'int', ['int', 'int', 'int', 'void *', 'void *']);
 const listenCall = bindLibc<(fd: number, backlog: number) => number>('listen', 'int', ['int', 'int']);
 const accept4Call = bindLibc<(fd: number, address: null, length: null, flags: number) => number>(
   'accept4',
@@ -126,10 +117,7 @@ export class UnixListener {
 
   /** Takes over a socket that listens already, such as one that a service manager has passed. Throws INVALID_ARGUMENT. */
   static adopt(fd: number): UnixListener {
-    const answer = new Int32Array(new ArrayBuffer(4));
-    const length = new Int32Array(new Int32Array([4]).buffer);
-    const known = getsockoptCall(fd, SOL_SOCKET, SO_ACCEPTCONN, answer, length);
-    if (known < 0 || answer[0] === 0) {
+    if (socketOption(fd, SO_ACCEPTCONN) <= 0) {
       throw new VduseError('INVALID_ARGUMENT', `descriptor ${fd} is no socket that listens`);
     }
     setNonBlocking(fd);
@@ -208,7 +196,7 @@ export function removeStaleSocket(path: string): void {
   const code = connectCall(fd, encoded, encoded.length) < 0 ? errno() : 0;
   closeFd(fd);
   // EAGAIN: somebody listens and has no time. EPROTOTYPE: its messages are of another type.
-  if (code === 0 || code === Errno.EAGAIN || code === EPROTOTYPE) {
+  if (code === 0 || code === Errno.EAGAIN || code === Errno.EPROTOTYPE) {
     throw new VduseError('BUSY', `${path}: another process listens there`, {
       hint: `Choose another path, or end that process: \`ss -xap src ${path}\` names it.`,
     });
@@ -341,21 +329,18 @@ function isAbstract(address: string): boolean {
   return address.startsWith('@');
 }
 
-/** struct sockaddr_un: family u16, then the path and its NUL, or a NUL and the abstract name. */
+/** With the path and its NUL, or a NUL and the abstract name. */
 function encodeAddress(address: string): Uint8Array {
   const name = Buffer.from(isAbstract(address) ? `\0${address.slice(1)}` : `${address}\0`);
   const inside = isAbstract(address) ? name.subarray(1) : name.subarray(0, -1);
-  if (inside.length === 0 || name.length > ADDRESS_BYTES_MAX || inside.includes(0)) {
+  if (inside.length === 0 || name.length > unixPathBytesMax || inside.includes(0)) {
     throw new VduseError(
       'INVALID_ARGUMENT',
-      `socket address ${JSON.stringify(address)}: it must have 1 to ${ADDRESS_BYTES_MAX - 1} bytes and no NUL`,
+      `socket address ${JSON.stringify(address)}: it must have 1 to ${unixPathBytesMax - 1} bytes and no NUL`,
       { hint: 'Use a shorter path, for example one relative to the current directory.' },
     );
   }
-  const encoded = new Uint8Array(new ArrayBuffer(2 + name.length));
-  encoded[0] = AF_UNIX;
-  encoded.set(name, 2);
-  return encoded;
+  return sockaddrUn(name);
 }
 
 function bindTo(fd: number, address: string): void {
