@@ -12,7 +12,7 @@ import {
   parseDeviceName,
   powerOfTwoIn,
 } from '../support/command.js';
-import { logFormats, logLevels } from '../support/log-options.js';
+import { logFormatOption, logLevelOption } from '../support/log-options.js';
 import type { ExportFlags } from '../support/run-export.js';
 
 const QUEUES_DEFAULT_MAX = 4;
@@ -106,14 +106,8 @@ export function exportCommand(context: CommandContext): Command {
     )
     .option('--json', 'print events as lines of JSON')
     .addOption(checkedOption('--interval <seconds>', 'between two statistics', parseInterval).default(1))
-    .addOption(
-      new Option('--log-level <level>', 'least level of log messages').choices(logLevels).default('warn'),
-    )
-    .addOption(
-      new Option('--log-format <format>', 'log messages for people or as JSON')
-        .choices(logFormats)
-        .default('text'),
-    )
+    .addOption(logLevelOption())
+    .addOption(logFormatOption())
     .addHelpText('after', examples)
     .action(async (image: string, flags: ExportFlags) => {
       // Loaded when it is wanted: the other commands, and this one's help, are quicker without it.

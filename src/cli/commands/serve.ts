@@ -12,7 +12,7 @@ import {
   integerIn,
   powerOfTwoIn,
 } from '../support/command.js';
-import { type LogOptions, logFormats, logLevels } from '../support/log-options.js';
+import { type LogOptions, logFormatOption, logLevelOption } from '../support/log-options.js';
 
 export interface ServeFlags extends LogOptions {
   readonly nbd: readonly NbdAddress[];
@@ -63,14 +63,8 @@ export function serveCommand(context: CommandContext): Command {
     )
     .option('--bounce', "copy data through the bounce region, as the kernel's drivers do")
     .option('--json', 'print events as lines of JSON')
-    .addOption(
-      new Option('--log-level <level>', 'least level of log messages').choices(logLevels).default('warn'),
-    )
-    .addOption(
-      new Option('--log-format <format>', 'log messages for people or as JSON')
-        .choices(logFormats)
-        .default('text'),
-    )
+    .addOption(logLevelOption())
+    .addOption(logFormatOption())
     .addHelpText('after', examples)
     .action(async (image: string, flags: ServeFlags) => {
       const { runServe } = await import('../support/run-serve.js');
