@@ -1,4 +1,4 @@
-/** Why a socket can't be listened at, in the system's words, and what to do about it. */
+/** Why a socket can't be listened at or connected to, in the system's words, and what to do about it. */
 import { dirname } from 'node:path';
 import { getSystemErrorMap } from 'node:util';
 import { errorMessage } from './errors.js';
@@ -27,8 +27,32 @@ const portHints: Readonly<Record<string, (port: number) => string>> = {
   EADDRNOTAVAIL: () => 'This machine has no such address: `ip address` shows what it has.',
 };
 
+/** For the options of an error: of a server that can't be reached. */
+export function connectHint(error: unknown): { readonly hint?: string } {
+  const hint = connectHints[systemError(error)?.[0] ?? ''];
+  return hint === undefined ? {} : { hint };
+}
+
+const checkName = "Check the host's name, and that this machine can look names up.";
+const checkNetwork = 'Check the address, the network and firewalls in between.';
+
+const connectHints: Readonly<Record<string, string>> = {
+  ECONNREFUSED: 'Nobody listens there: check the address, and that the server runs.',
+  ENOENT: 'There is no such socket: check the path, and that the server runs.',
+  ENOTSOCK: 'It is no socket: check the path.',
+  EACCES: "The socket is for others: run as the server's user, or change the socket's owner or mode.",
+  EPROTO: 'Another protocol is spoken there, such as http in place of https: check the port.',
+  EHOSTUNREACH: checkNetwork,
+  ENETUNREACH: checkNetwork,
+  ETIMEDOUT: checkNetwork,
+  EAI_NONAME: checkName,
+  EAI_AGAIN: checkName,
+};
+
 /** Name and text. Node's errors have a negative number, ours a positive one. */
-function systemError(error: unknown): [string, string] | undefined {
+function systemError(given: unknown): [string, string] | undefined {
+  // A host of several addresses, none of which answers, has an error for each.
+  const error: unknown = given instanceof AggregateError ? given.errors[0] : given;
   const errno = error instanceof Error && 'errno' in error ? error.errno : undefined;
   return typeof errno === 'number' ? getSystemErrorMap().get(-Math.abs(errno)) : undefined;
 }

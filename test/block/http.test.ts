@@ -355,6 +355,16 @@ describe('http servers that do not behave', () => {
       /does not speak HTTP/,
     ],
   ];
+  test('is not there', async () => {
+    const { url } = await serve((request) => request.socket.end());
+    const [server] = servers.splice(-1);
+    await new Promise((closed) => server.close(closed));
+    await assert.rejects(openDevice(url), {
+      message: "cannot open 'image': connection refused",
+      hint: /^Nobody listens there: check the address/,
+    });
+  });
+
   for (const [what, handler, code, text] of cases) {
     test(what, async () => {
       const server = await serve(handler);

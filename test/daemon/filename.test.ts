@@ -92,7 +92,8 @@ describe('a filename', () => {
     for (const [filename, options] of cases) {
       assert.deepEqual(parseFilename(filename), { driver: 'rbd', ...options }, filename);
     }
-    assert.throws(() => parseFilename('rbd:p'), { message: 'Pool name is required' });
+    assert.throws(() => parseFilename('rbd:'), { message: 'Pool name is required' });
+    assert.throws(() => parseFilename('rbd:p'), { message: /^Image name is required/ });
     assert.throws(() => parseFilename('rbd:p/i:conf'), { message: 'conf option conf has no value' });
     assert.throws(() => parseFilename('rbd:p/i:x=1'), { hint: /known: conf/ });
   });

@@ -85,6 +85,8 @@ describe('vduse', () => {
     [['convert', 'x'], /missing required argument 'target'\n {2}hint: See vduse convert --help\./],
     [['convert', '', 'x'], /an image has no empty name/],
     [['convert', 'x', 'y', 'z'], /too many arguments/],
+    [['convert', 'rbd:', 'y'], /^vduse: 'rbd:': Pool name is required\n {2}hint: rbd:POOL\/IMAGE/],
+    [['convert', 'rbd:p/i:x=1', 'y'], /^vduse: 'rbd:p\/i:x=1': unknown key 'x'\n {2}hint: known: conf/],
     [['convert', 'driver=file', 'y'], /driver=file: Parameter 'filename' is missing/],
     [['convert', 'driver=file,filename=x,foo=1', 'y'], /Parameter 'foo' is unexpected\n {2}hint: known: /],
     [['mirror', 'a', 'b'], /required option '--monitor <socket>' not specified/],

@@ -44,13 +44,15 @@ export function checkedOption<T>(flags: string, description: string, parse: (tex
   return option.argParser((text: string) => checked(option.long ?? flags, () => parse(text)));
 }
 
-/** Runs a check of an argument; the error names the argument and counts as wrong usage. */
+/** Runs a check of an argument; the error names the argument, once, and counts as wrong usage. */
 export function checked<T>(what: string, check: () => T): T {
   try {
     return check();
   } catch (error) {
     if (error instanceof VduseError) {
-      throw new UsageError(`${what}: ${error.message}`, error.hint);
+      const quoted = `'${what}'`;
+      const place = error.message.includes(quoted) ? '' : `${what.endsWith(':') ? quoted : what}: `;
+      throw new UsageError(`${place}${error.message}`, error.hint);
     }
     throw error;
   }

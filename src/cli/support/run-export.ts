@@ -11,6 +11,7 @@ import { ExportSession, type ExportSettings } from './export-session.js';
 import { checkImageName, experimentName, experimentNode } from './image-source.js';
 import type { LogOptions } from './log-options.js';
 import { terminalLogger } from './logger.js';
+import { withoutSecrets } from './without-secrets.js';
 
 export interface ExportFlags extends LogOptions {
   readonly readOnly?: true;
@@ -80,7 +81,8 @@ function nodeOptions(image: string, flags: ExportFlags): BlockNodeOptions {
   }
   const common = { nodeName, readOnly: flags.readOnly === true, discard, detectZeroes };
   const experiment =
-    experimentNode(image, nodeName) ?? checked(image, () => namedNodeOptions(image, nodeName));
+    experimentNode(image, nodeName) ??
+    checked(withoutSecrets(image), () => namedNodeOptions(image, nodeName));
   if (experiment !== undefined) {
     if (flags.cacheDirect === true || aio !== undefined) {
       throw new UsageError(`--cache-direct and --aio are for images and disks, not for ${image}`);

@@ -182,14 +182,15 @@ function parseRbd(filename: string): JsonObject {
   const text = filename.slice('rbd:'.length);
   const [pool, behindPool] = splitEscaped(text, '/');
   if (behindPool === undefined || pool === '') {
-    throw invalid('Pool name is required', 'rbd:POOL/IMAGE[@SNAPSHOT][:KEY=VALUE...]');
+    const what = pool === '' ? 'Pool name is required' : 'Image name is required behind that of the pool';
+    throw invalid(what, 'rbd:POOL/IMAGE[@SNAPSHOT][:KEY=VALUE...]');
   }
   const [name, pairs] = splitEscaped(behindPool, ':');
   const [path, snapshot] = splitEscaped(name, '@');
   const [first, second] = splitEscaped(path, '/');
   const [namespace, image] = second === undefined ? [undefined, first] : [first, second];
   if (image === '') {
-    throw invalid(`'${filename}': the image's name is missing`);
+    throw invalid(`'${filename}': the image's name is missing`, 'rbd:POOL/IMAGE[@SNAPSHOT][:KEY=VALUE...]');
   }
   return {
     driver: 'rbd',
@@ -215,7 +216,7 @@ function rbdPairs(filename: string, pairs: string | undefined): JsonObject {
     const [pair, next] = splitEscaped(rest, ':');
     const [key, value] = splitEscaped(pair, '=');
     if (value === undefined) {
-      throw invalid(`conf option ${key} has no value`);
+      throw invalid(`conf option ${key} has no value`, 'rbd:POOL/IMAGE[@SNAPSHOT][:KEY=VALUE...]');
     }
     if (key === 'mon_host') {
       options['server'] = unescapeName(value)

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { createSecureContext } from 'node:tls';
 import { z } from 'zod';
 import { errorMessage, VduseError } from '../../base/errors.js';
+import { systemReason } from '../../base/socket-errors.js';
 import { TlsCredentials, type X509Credentials } from '../../base/tls-credentials.js';
 import { choice, compact, type Scalars, struct } from '../../qmp/qapi.js';
 
@@ -154,7 +155,7 @@ function read(path: string): Buffer {
   try {
     return readFileSync(path);
   } catch (error) {
-    throw new VduseError('NOT_FOUND', `Unable to access credentials ${path}: ${errorMessage(error)}`, {
+    throw new VduseError('NOT_FOUND', `Unable to access credentials ${path}: ${systemReason(error)}`, {
       cause: error,
     });
   }

@@ -195,6 +195,7 @@ test('open-timeout waits for a server that is not there yet', async (t) => {
   await assert.rejects(NbdDisk.open({ server: server.address }), {
     code: 'SYSTEM_CALL',
     message: /ENOENT|ECONNREFUSED/,
+    hint: /that the server runs\.$/,
   });
   const opening = NbdDisk.open({ server: server.address, openTimeout: 10 });
   await sleep(300);

@@ -5,6 +5,7 @@
 import { Agent, type IncomingMessage, type RequestOptions, request as requestHttp } from 'node:http';
 import { request as requestHttps, Agent as SecureAgent } from 'node:https';
 import { errorMessage, VduseError } from '../../../base/errors.js';
+import { systemReason } from '../../../base/socket-errors.js';
 
 /** Connections to a server that are kept and used at once, as many as QEMU's curl driver has. */
 export const connectionsMax = 8;
@@ -163,7 +164,7 @@ function connectionError(error: NodeJS.ErrnoException): Error {
   if (code.startsWith('HPE_')) {
     return new VduseError('PROTOCOL', `the server does not speak HTTP: ${error.message}`);
   }
-  return new TransientError(error.message === '' ? code : error.message);
+  return new TransientError(systemReason(error), { cause: error });
 }
 
 function redirection(response: IncomingMessage): string | undefined {

@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errorMessage, VduseError } from '../../../base/errors.js';
 import type { Logger } from '../../../base/log.js';
+import { connectHint } from '../../../base/socket-errors.js';
 import {
   connectionsMax,
   type FileIdentity,
@@ -45,7 +46,7 @@ export class HttpImage {
       const { code, hint } = error instanceof VduseError ? error : { code: undefined, hint: undefined };
       throw new VduseError(code ?? 'TIMEOUT', `cannot open '${name}': ${errorMessage(error)}`, {
         cause: error,
-        ...(hint === undefined ? {} : { hint }),
+        ...(hint === undefined ? connectHint(error instanceof Error ? error.cause : undefined) : { hint }),
       });
     }
     if (identity === undefined) {

@@ -21,7 +21,7 @@ const authorityFiles = ['/etc/ssl/certs/ca-certificates.crt', '/etc/pki/tls/cert
 export async function openHttpNode(options: HttpNodeOptions, services: BlockServices): Promise<BlockNode> {
   if (options.readOnly !== true && options.autoReadOnly !== true) {
     throw new VduseError('IMAGE_READ_ONLY', `the block driver '${options.driver}' does not support writes`, {
-      hint: 'Open it with read-only=on.',
+      hint: 'Open it read-only: read-only=on, or --read-only of a command.',
     });
   }
   const { readahead = defaultReadahead, timeout = defaultTimeoutS } = options;

@@ -30,6 +30,10 @@ export interface ConnectorSink {
 /** Turns of the handshake in one go: a server that answers at once does not keep the thread for itself. */
 const stepsMax = 64;
 
+/** Servers say nothing to clients whose certificate's name they refuse, and to more clients than they take. */
+const closedHint =
+  "The server's log may say why: too many clients, one that it does not admit, or it is no NBD server.";
+
 export class NbdConnector implements EventSource {
   readonly #reactor: Reactor;
   readonly #target: ConnectTarget;
@@ -200,7 +204,7 @@ export class NbdConnector implements EventSource {
         this.#fail(
           reason === undefined
             ? systemCallError('NBD handshake', -count)
-            : new VduseError('PROTOCOL', reason),
+            : new VduseError('PROTOCOL', reason, { hint: closedHint }),
         );
         return;
       }

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { errorMessage, VduseError } from '../../../base/errors.js';
 import type { Logger } from '../../../base/log.js';
 import { Command, Magic, TransmissionFlag, writeU16, writeU32 } from '../../../base/nbd-protocol.js';
+import { connectHint } from '../../../base/socket-errors.js';
 import { writeFd } from '../../../native/fd.js';
 import { closeSocket } from '../../../native/stream-socket.js';
 import { acquireEventLoopReactor, releaseEventLoopReactor } from '../../../reactor/event-loop-reactor.js';
@@ -70,7 +71,7 @@ function openError(uri: string, error: unknown): VduseError {
   const hint = error instanceof VduseError ? error.hint : undefined;
   return new VduseError(code, `cannot open '${uri}': ${errorMessage(error)}`, {
     cause: error,
-    ...(hint === undefined ? {} : { hint }),
+    ...(hint === undefined ? connectHint(error) : { hint }),
   });
 }
 
@@ -257,7 +258,7 @@ function isReadOnly(options: NbdNodeOptions, { flags }: NbdExportInfo): boolean 
   const serverReadOnly = (flags & TransmissionFlag.READ_ONLY) !== 0;
   if (serverReadOnly && options.readOnly !== true && options.autoReadOnly !== true) {
     throw new VduseError('IMAGE_READ_ONLY', 'request for write access denied: the export is read-only', {
-      hint: 'Open it with read-only=on or auto-read-only=on.',
+      hint: 'Open it with read-only=on (--read-only of a command) or auto-read-only=on.',
     });
   }
   return options.readOnly === true || serverReadOnly;

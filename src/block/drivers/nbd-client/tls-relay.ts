@@ -44,7 +44,9 @@ export class TlsRelay {
     this.#credentials = credentials;
     this.#hostname = hostname ?? (server.type === 'inet' ? server.host : undefined);
     if (credentials.endpoint !== 'client') {
-      throw new VduseError('INVALID_ARGUMENT', 'Expecting TLS credentials with a client endpoint');
+      throw new VduseError('INVALID_ARGUMENT', 'Expecting TLS credentials with a client endpoint', {
+        hint: 'Add endpoint=client to them.',
+      });
     }
     if (credentials.kind === 'x509' && credentials.verifyPeer && this.#hostname === undefined) {
       throw new VduseError('INVALID_ARGUMENT', 'No hostname for certificate validation', {
