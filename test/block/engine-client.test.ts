@@ -3,7 +3,7 @@ import { closeSync, mkdtempSync, openSync, rmSync, truncateSync, writeSync } fro
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { SystemCallError, VduseError } from '../../src/base/errors.js';
+import { SystemCallError } from '../../src/base/errors.js';
 import { allocationExtents, readsAsZeroes } from '../../src/block/allocation.js';
 import { registerLocalDevice, unregisterLocalDevice } from '../../src/block/drivers/local-engine.js';
 import { BlockOp } from '../../src/block/engine.js';
@@ -14,6 +14,7 @@ import { viewBytes } from '../../src/native/fd.js';
 import { mapAnonymous, unmap } from '../../src/native/memory.js';
 import { releaseEventLoopReactor } from '../../src/reactor/event-loop-reactor.js';
 import { makeSparseFile } from '../support/sparse-file.js';
+import { isVduseError } from '../support/vduse-error.js';
 
 const memoryBytes = 1 << 20;
 const timeoutMs = 20_000;
@@ -83,7 +84,7 @@ describe('requests on a node without a queue', () => {
     const key = registerLocalDevice({ size: 512, read: () => new Promise(() => undefined) });
     const client = new EngineClient({ ...node, engine: { kind: 'local', key } });
     void client.request({ op: BlockOp.READ, offset: 0, length: 512, address });
-    await assert.rejects(client.close(5), (error) => error instanceof VduseError && error.code === 'TIMEOUT');
+    await assert.rejects(client.close(5), isVduseError('TIMEOUT'));
     assert.equal(client.inFlight, 1);
     unregisterLocalDevice(key);
     // It is never given back: the test alone lets the process end.

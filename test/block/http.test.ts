@@ -3,7 +3,6 @@ import assert from 'node:assert/strict';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { afterEach, describe, test } from 'node:test';
-import { VduseError } from '../../src/base/errors.js';
 import type { BlockDevice } from '../../src/block/block-device.js';
 import { HttpClient } from '../../src/block/drivers/http/http-client.js';
 import { HttpDevice } from '../../src/block/drivers/http/http-device.js';
@@ -11,6 +10,7 @@ import { HttpImage } from '../../src/block/drivers/http/http-image.js';
 import { openHttpNode } from '../../src/block/drivers/http/http-node.js';
 import type { HttpNodeOptions } from '../../src/block/node.js';
 import { recordingLogger } from '../support/recording-logger.js';
+import { isVduseError } from '../support/vduse-error.js';
 
 type Handler = (request: IncomingMessage, response: ServerResponse) => void;
 
@@ -101,15 +101,6 @@ async function read(device: BlockDevice, offset: number, length: number): Promis
   const buffer = Buffer.alloc(length, 0xee);
   await device.read(offset, buffer);
   return buffer;
-}
-
-function isError(code: string, text: RegExp): (error: unknown) => boolean {
-  return (error) => {
-    assert(error instanceof VduseError, String(error));
-    assert.equal(error.code, code, error.message);
-    assert.match(error.message, text);
-    return true;
-  };
 }
 
 describe('http images', () => {
@@ -225,7 +216,7 @@ describe('http images', () => {
       }
     });
     const device = await openDevice(server.url, { timeoutMs: 600_000 });
-    const waiting = assert.rejects(read(device, 0, 512), isError('ABORTED', /being closed/));
+    const waiting = assert.rejects(read(device, 0, 512), isVduseError('ABORTED', /being closed/));
     await new Promise((soon) => setTimeout(soon, 50));
     await device.close?.();
     await waiting;
@@ -242,10 +233,10 @@ describe('http images', () => {
       const device = await openDevice(server.url, { logger });
       await read(device, 0, 512);
       headers = change;
-      await assert.rejects(read(device, 0, 512), isError('PROTOCOL', /has changed/));
-      await assert.rejects(read(device, 0, 512), isError('PROTOCOL', /has changed/));
+      await assert.rejects(read(device, 0, 512), isVduseError('PROTOCOL', /has changed/));
+      await assert.rejects(read(device, 0, 512), isVduseError('PROTOCOL', /has changed/));
       headers = {};
-      await assert.rejects(read(device, 0, 512), isError('PROTOCOL', /has changed/));
+      await assert.rejects(read(device, 0, 512), isVduseError('PROTOCOL', /has changed/));
       assert.equal(lines.filter((line) => line.includes('has changed on the server')).length, 1);
       await device.close?.();
     });
@@ -256,7 +247,7 @@ describe('http images', () => {
     const server = await serve((request, response) => answerRange(request, response, content));
     const device = await openDevice(server.url);
     content = file.subarray(0, 4096);
-    await assert.rejects(read(device, 8192, 512), isError('PROTOCOL', /has changed/));
+    await assert.rejects(read(device, 8192, 512), isVduseError('PROTOCOL', /has changed/));
     await device.close?.();
   });
 
@@ -368,7 +359,7 @@ describe('http servers that do not behave', () => {
   for (const [what, handler, code, text] of cases) {
     test(what, async () => {
       const server = await serve(handler);
-      await assert.rejects(openDevice(server.url), isError(code, text));
+      await assert.rejects(openDevice(server.url), isVduseError(code, text));
     });
   }
 
@@ -425,7 +416,7 @@ describe('the options of http nodes', () => {
     for (const [given, code, text] of refused) {
       await assert.rejects(openHttpNode(given, quiet), (error) => {
         assert.doesNotMatch(String(error), /hidden/);
-        return isError(code, text)(error);
+        return isVduseError(code, text)(error);
       });
     }
   });

@@ -3,18 +3,14 @@ import { once } from 'node:events';
 import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
-import { VduseError } from '../../src/base/errors.js';
 import { queryNode } from '../../src/cli/support/devices.js';
 import { QmpClient } from '../../src/cli/support/qmp-client.js';
 import { StorageDaemon } from '../../src/daemon/storage-daemon.js';
 import { Fakes } from '../daemon/fakes.js';
 import { makeTempDir } from '../support/temp-dir.js';
+import { isVduseError } from '../support/vduse-error.js';
 
 const directory = makeTempDir();
-
-function hasCode(code: string) {
-  return (error: unknown): boolean => error instanceof VduseError && error.code === code;
-}
 
 describe('with a storage daemon', () => {
   const path = join(directory, 'daemon.sock');
@@ -76,12 +72,12 @@ describe('with a server that', () => {
 
   it('does not greet in time', async () => {
     const path = await serve('silent.sock', () => undefined);
-    await assert.rejects(QmpClient.connect(path, { timeoutMs: 50 }), hasCode('TIMEOUT'));
+    await assert.rejects(QmpClient.connect(path, { timeoutMs: 50 }), isVduseError('TIMEOUT'));
   });
 
   it('speaks something else', async () => {
     const path = await serve('other.sock', (socket) => socket.write('{"hello": 1}\n'));
-    await assert.rejects(QmpClient.connect(path, { timeoutMs: 5000 }), hasCode('PROTOCOL'));
+    await assert.rejects(QmpClient.connect(path, { timeoutMs: 5000 }), isVduseError('PROTOCOL'));
   });
 
   it('answers too late: the next command gets its own answer', async () => {
@@ -103,7 +99,7 @@ describe('with a server that', () => {
     const client = await QmpClient.connect(path, { timeoutMs: 200 });
     assert.ok(client);
     try {
-      await assert.rejects(client.execute('slow'), hasCode('TIMEOUT'));
+      await assert.rejects(client.execute('slow'), isVduseError('TIMEOUT'));
       assert.equal(await client.execute('next'), 'next');
       assert.equal(await client.execute('last'), 'last');
     } finally {
@@ -113,7 +109,7 @@ describe('with a server that', () => {
 
   it('hangs up', async () => {
     const path = await serve('end.sock', (socket) => socket.end());
-    await assert.rejects(QmpClient.connect(path, { timeoutMs: 5000 }), hasCode('ABORTED'));
+    await assert.rejects(QmpClient.connect(path, { timeoutMs: 5000 }), isVduseError('ABORTED'));
   });
 
   it('sends events and answers in pieces', async () => {

@@ -20,43 +20,18 @@ import { type OpenedSoftwareDisk, openSoftwareDisk } from '../../src/daemon/open
 import { StorageDaemon } from '../../src/daemon/storage-daemon.js';
 import { CephCluster, missingCephProgram } from '../support/ceph-cluster.js';
 import { recordingLogger } from '../support/recording-logger.js';
-import { runProgram } from './programs.js';
+import { isVduseError } from '../support/vduse-error.js';
+import { runProgram as run, runProgram } from './programs.js';
 
 const program = fileURLToPath(new URL('../../src/cli/vduse.js', import.meta.url));
 const mebibyte = 1 << 20;
 const missing = missingCephProgram();
 const skip = missing !== undefined && process.env['CI'] !== 'true' ? `${missing} is not installed` : false;
 
-/** Runs a program beside this process, which serves it. */
-function run(program: string, args: readonly string[], cwd: string): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(program, args, { cwd, stdio: ['ignore', 'pipe', 'pipe'] });
-    let output = '';
-    const collect = (chunk: Buffer): void => {
-      output += chunk.toString();
-    };
-    child.stdout.on('data', collect);
-    child.stderr.on('data', collect);
-    child.once('error', reject);
-    child.once('close', (status) =>
-      status === 0 ? resolve(output) : reject(new Error(`${program} ended with ${status}: ${output}`)),
-    );
-  });
-}
-
 async function until(what: string, timeoutMs: number, condition: () => boolean): Promise<void> {
   for (const endMs = Date.now() + timeoutMs; !condition(); await sleep(20)) {
     assert.ok(Date.now() < endMs, `${what} did not come`);
   }
-}
-
-function isError(code: string, text: RegExp): (error: unknown) => boolean {
-  return (error) => {
-    assert(error instanceof VduseError, String(error));
-    assert.equal(error.code, code, error.message);
-    assert.match(error.message, text);
-    return true;
-  };
 }
 
 /** Another process that has the image open for writing. */
@@ -278,7 +253,7 @@ describe('rbd on a cluster with one OSD', { skip, timeout: 300_000 }, () => {
     await disk.write(0, Buffer.alloc(4096, 2));
     await close();
     const snapshot = { ...options, snapshot: 'before' };
-    await assert.rejects(openBlockNode(snapshot), isError('IMAGE_READ_ONLY', /snapshots are read-only/));
+    await assert.rejects(openBlockNode(snapshot), isVduseError('IMAGE_READ_ONLY', /snapshots are read-only/));
     const opened = await openDisk({ ...snapshot, autoReadOnly: true });
     const read = Buffer.alloc(4096);
     await opened.disk.read(0, read);
@@ -301,7 +276,7 @@ describe('rbd on a cluster with one OSD', { skip, timeout: 300_000 }, () => {
     const owner = await startOwner(options);
     await assert.rejects(
       openBlockNode(options, undefined, services),
-      isError('IMAGE_LOCKED', /holds its exclusive lock and is alive/),
+      isVduseError('IMAGE_LOCKED', /holds its exclusive lock and is alive/),
     );
     const reader = await openBlockNode({ ...options, readOnly: true }, undefined, services);
     await reader.close();
@@ -346,7 +321,10 @@ describe('rbd on a cluster with one OSD', { skip, timeout: 300_000 }, () => {
     await node.close();
     const disk = await openSoftwareDisk(withoutConf, { secrets: { key: Buffer.from(key, 'base64') } });
     await disk.close();
-    await assert.rejects(openSoftwareDisk(withoutConf), isError('NOT_FOUND', /there is no secret 'key'/));
+    await assert.rejects(
+      openSoftwareDisk(withoutConf),
+      isVduseError('NOT_FOUND', /there is no secret 'key'/),
+    );
     // A key like any other, but of nobody.
     const other = (await run('ceph-authtool', ['--gen-print-key'], folder)).trim();
     for (const wrong of [other, Buffer.from('no key at all').toString('base64')]) {
@@ -367,19 +345,22 @@ describe('rbd on a cluster with one OSD', { skip, timeout: 300_000 }, () => {
       openBlockNode({ ...options, ...change }, undefined, services);
     await assert.rejects(
       open({ image: 'none' }),
-      isError('NOT_FOUND', /'rbd\/none': there is no such image/),
+      isVduseError('NOT_FOUND', /'rbd\/none': there is no such image/),
     );
-    await assert.rejects(open({ pool: 'none' }), isError('NOT_FOUND', /there is no pool 'none'/));
-    await assert.rejects(open({ conf: '/none' }), isError('NOT_FOUND', /configuration '\/none'/));
-    await assert.rejects(open({ user: 'nobody' }), isError('PERMISSION_DENIED', /refuses client.nobody/));
+    await assert.rejects(open({ pool: 'none' }), isVduseError('NOT_FOUND', /there is no pool 'none'/));
+    await assert.rejects(open({ conf: '/none' }), isVduseError('NOT_FOUND', /configuration '\/none'/));
+    await assert.rejects(
+      open({ user: 'nobody' }),
+      isVduseError('PERMISSION_DENIED', /refuses client.nobody/),
+    );
     await assert.rejects(
       open({ snapshot: 'none', readOnly: true }),
-      isError('NOT_FOUND', /no such image or snapshot/),
+      isVduseError('NOT_FOUND', /no such image or snapshot/),
     );
     const start = Date.now();
     await assert.rejects(
       open({ servers: [{ host: '127.0.0.1', port: '1' }], mountTimeout: 1 }),
-      isError('TIMEOUT', /no monitor answered within 1 s/),
+      isVduseError('TIMEOUT', /no monitor answered within 1 s/),
     );
     assert.ok(Date.now() - start < 15_000);
   });
@@ -397,11 +378,11 @@ describe('rbd on a cluster with one OSD', { skip, timeout: 300_000 }, () => {
     try {
       await assert.rejects(
         openBlockNode({ ...other, mountTimeout: 1 }),
-        isError('TIMEOUT', /no OSD answered within 1 s/),
+        isVduseError('TIMEOUT', /no OSD answered within 1 s/),
       );
       await assert.rejects(
         createImage(late, context),
-        isError('TIMEOUT', /cannot create '.*\/late': no OSD answered within 1 s/),
+        isVduseError('TIMEOUT', /cannot create '.*\/late': no OSD answered within 1 s/),
       );
       await assert.rejects(limited.disk.read(4096, Buffer.alloc(4096)));
     } finally {

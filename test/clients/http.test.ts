@@ -9,11 +9,11 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { VduseError } from '../../src/base/errors.js';
 import type { HttpNodeOptions } from '../../src/block/node.js';
 import { openBlockNode } from '../../src/block/open.js';
 import { openSoftwareDisk } from '../../src/daemon/open-software-disk.js';
 import { recordingLogger } from '../support/recording-logger.js';
+import { isVduseError } from '../support/vduse-error.js';
 import { runProgram } from './programs.js';
 
 const program = fileURLToPath(new URL('../../src/cli/vduse.js', import.meta.url));
@@ -160,23 +160,16 @@ describe('images on nginx', { skip, timeout: 120_000 }, () => {
     assert.ok(!existsSync(target));
   });
 
-  const refused = (code: string, text: RegExp) => (error: unknown) => {
-    assert(error instanceof VduseError, String(error));
-    assert.equal(error.code, code, error.message);
-    assert.match(error.message, text);
-    return true;
-  };
-
   test('a certificate that nobody signed is refused, unless it is not to be checked', async () => {
     await assert.rejects(
       openBlockNode(options(`${https}/disk.img`)),
-      refused('PERMISSION_DENIED', /certificate is not trusted/),
+      isVduseError('PERMISSION_DENIED', /certificate is not trusted/),
     );
   });
 
   test('names and passwords; without them the server refuses', async () => {
     const url = `${http}/private/disk.img`;
-    await assert.rejects(openBlockNode(options(url)), refused('PERMISSION_DENIED', /HTTP 401/));
+    await assert.rejects(openBlockNode(options(url)), isVduseError('PERMISSION_DENIED', /HTTP 401/));
     const services = { secret: (): Uint8Array => Buffer.from('hidden\n'), logger };
     const node = await openBlockNode(
       options(url, { username: 'me', passwordSecret: 'pw' }),
@@ -189,10 +182,10 @@ describe('images on nginx', { skip, timeout: 120_000 }, () => {
   });
 
   test('what is not there, and what has no ranges', async () => {
-    await assert.rejects(openBlockNode(options(`${http}/none.img`)), refused('NOT_FOUND', /HTTP 404/));
+    await assert.rejects(openBlockNode(options(`${http}/none.img`)), isVduseError('NOT_FOUND', /HTTP 404/));
     await assert.rejects(
       openBlockNode(options(`${http}/whole/disk.img`)),
-      refused('NOT_SUPPORTED', /does not support 'range'/),
+      isVduseError('NOT_SUPPORTED', /does not support 'range'/),
     );
   });
 

@@ -16,9 +16,9 @@ export function makeRandom(path: string, mib: number): void {
 }
 
 /** Resolves with what the program printed; rejects when it fails. */
-export function runProgram(program: string, args: readonly string[]): Promise<string> {
+export function runProgram(program: string, args: readonly string[], cwd?: string): Promise<string> {
   return new Promise((resolve, reject) => {
-    const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(program, args, { cwd, stdio: ['ignore', 'pipe', 'pipe'] });
     let output = '';
     const collect = (chunk: Buffer): void => {
       output += chunk.toString();

@@ -1,13 +1,13 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import fc from 'fast-check';
-import { VduseError } from '../../src/base/errors.js';
 import { limits } from '../../src/base/limits.js';
 import { GuestMemory, MemoryAccess, type MemoryRegion } from '../../src/memory/guest-memory.js';
 import { closeFd, viewBytes } from '../../src/native/fd.js';
 import { createMemoryFile, mapFile, unmap } from '../../src/native/memory.js';
 import { naivePieces, naiveRegionAt } from '../support/guest.js';
 import { propertyRuns } from '../support/property.js';
+import { isVduseError } from '../support/vduse-error.js';
 
 const gib = 2 ** 30;
 
@@ -170,10 +170,7 @@ describe('guest memory: maps that are refused', () => {
     access: MemoryAccess.READ_WRITE,
   });
   const refused = (regions: MemoryRegion[]) =>
-    assert.throws(
-      () => new GuestMemory(regions),
-      (error) => error instanceof VduseError && error.code === 'PROTOCOL',
-    );
+    assert.throws(() => new GuestMemory(regions), isVduseError('PROTOCOL'));
 
   it('refuses overlaps, in any order', () => {
     refused([region(0, 4096), region(4095, 1)]);

@@ -20,7 +20,7 @@ import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import fc from 'fast-check';
-import { SystemCallError, VduseError } from '../../src/base/errors.js';
+import { SystemCallError } from '../../src/base/errors.js';
 import { check, libcCalls } from '../../src/native/ffi.js';
 import {
   connectUnix,
@@ -31,6 +31,7 @@ import {
   socketPair,
   UnixListener,
 } from '../../src/native/unix-socket.js';
+import { isVduseError } from '../support/vduse-error.js';
 
 const seed = process.env['VDUSE_SEED'];
 const parameters = { numRuns: 200, ...(seed === undefined ? {} : { seed: Number(seed) }) };
@@ -60,10 +61,6 @@ function closeAll(fds: readonly number[]): void {
 function text(message: { length: number } | undefined, buffer: Uint8Array): string {
   assert.ok(message !== undefined, 'nothing was received');
   return Buffer.from(buffer.subarray(0, message.length)).toString();
-}
-
-function hasCode(code: string): (error: unknown) => boolean {
-  return (error) => error instanceof VduseError && error.code === code;
 }
 
 function hasErrno(name: keyof typeof constants.errno): (error: unknown) => boolean {
@@ -172,7 +169,11 @@ describe('messages', () => {
     ]) {
       const before = openFds();
       sendMessage(a, Buffer.from('x'), new Array<number>(sent).fill(one));
-      assert.throws(() => receiveMessage(b, buffer, accepted), hasCode('PROTOCOL'), `${sent} of ${accepted}`);
+      assert.throws(
+        () => receiveMessage(b, buffer, accepted),
+        isVduseError('PROTOCOL'),
+        `${sent} of ${accepted}`,
+      );
       assert.equal(openFds(), before, `${sent} of ${accepted}`);
       sendMessage(a, Buffer.from('next'), [one]);
       const next = receiveMessage(b, buffer, 1);
@@ -375,8 +376,8 @@ describe('addresses', () => {
       `@${'x'.repeat(108)}`,
       'ä'.repeat(54),
     ]) {
-      assert.throws(() => connectUnix(address), hasCode('INVALID_ARGUMENT'), address);
-      assert.throws(() => new UnixListener(address), hasCode('INVALID_ARGUMENT'), address);
+      assert.throws(() => connectUnix(address), isVduseError('INVALID_ARGUMENT'), address);
+      assert.throws(() => new UnixListener(address), isVduseError('INVALID_ARGUMENT'), address);
     }
   });
 
@@ -418,8 +419,8 @@ describe('addresses', () => {
   test('a socket that somebody listens on stays his', () => {
     const path = join(directory, 'live');
     const first = new UnixListener(path);
-    assert.throws(() => new UnixListener(path), hasCode('BUSY'));
-    assert.throws(() => removeStaleSocket(path), hasCode('BUSY'));
+    assert.throws(() => new UnixListener(path), isVduseError('BUSY'));
+    assert.throws(() => removeStaleSocket(path), isVduseError('BUSY'));
     closeAll([first.accept() ?? -1, first.accept() ?? -1]);
     // A full backlog: he listens, and has no time.
     const waiting: number[] = [];
@@ -429,7 +430,7 @@ describe('addresses', () => {
       }
     };
     assert.throws(fill, hasErrno('EAGAIN'));
-    assert.throws(() => removeStaleSocket(path), hasCode('BUSY'));
+    assert.throws(() => removeStaleSocket(path), isVduseError('BUSY'));
     closeAll(waiting);
     first.close();
     removeStaleSocket(path);
@@ -452,7 +453,7 @@ describe('addresses', () => {
   test('a file that is no socket stays', () => {
     const path = join(directory, 'file');
     writeFileSync(path, 'precious');
-    assert.throws(() => new UnixListener(path), hasCode('ALREADY_EXISTS'));
+    assert.throws(() => new UnixListener(path), isVduseError('ALREADY_EXISTS'));
     assert.equal(readFileSync(path, 'latin1'), 'precious');
   });
 

@@ -2,7 +2,6 @@
 import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { VduseError } from '../../src/base/errors.js';
 import { Errno } from '../../src/native/errno.js';
 import { encodeDeviceName, VduseIoctl } from '../../src/native/vduse-abi.js';
 import { SoftwareVduse } from '../../src/software-vduse/software-vduse.js';
@@ -11,6 +10,7 @@ import { localNode, memoryNode } from '../support/blk.js';
 import { MemoryDisk } from '../support/memory-disk.js';
 import { isMapped, mapCount, openFdCount } from '../support/resources.js';
 import { SoftwareDisk } from '../support/software-disk.js';
+import { isVduseError } from '../support/vduse-error.js';
 
 const hosts = new QueueThreadPool({ size: 2 });
 after(() => hosts.close());
@@ -108,7 +108,7 @@ test('only whole sectors are asked for', async () => {
   const node = await memoryNode(MiB);
   const disk = await SoftwareDisk.start({ node, hosts });
   const { frontend } = disk;
-  const invalid = (error: unknown) => error instanceof VduseError && error.code === 'INVALID_ARGUMENT';
+  const invalid = isVduseError('INVALID_ARGUMENT');
   const data = new Uint8Array(1024);
   for (const offset of [1, 511, 513, -512, Number.NaN, 2 ** 60, 0.5]) {
     await assert.rejects(frontend.write(offset, data), invalid, `${offset}`);

@@ -1,6 +1,5 @@
 /** A whole disk without a kernel: block node, virtio-blk device, VDUSE transport, and the driver in software. */
 import assert from 'node:assert/strict';
-import { VduseError } from '../../src/base/errors.js';
 import { silentLogger } from '../../src/base/log.js';
 import type { BlockNode } from '../../src/block/node.js';
 import { BlkDevice, type BlkDeviceOptions } from '../../src/device/blk/blk-device.js';
@@ -9,6 +8,7 @@ import type { BlkFrontend, BlkFrontendOptions } from '../../src/software-vduse/b
 import { SoftwareVduse, type SoftwareVduseOptions } from '../../src/software-vduse/software-vduse.js';
 import { VirtioVdpa } from '../../src/software-vduse/virtio-vdpa.js';
 import { VduseTransport } from '../../src/transport/vduse/vduse-transport.js';
+import { isVduseError } from './vduse-error.js';
 
 export interface SoftwareDiskOptions {
   readonly node: BlockNode;
@@ -59,10 +59,7 @@ export class SoftwareDisk {
 
   /** The process's side goes, and the device stays on the bus with whatever is in flight. */
   async leave(): Promise<void> {
-    await assert.rejects(
-      this.transport.close(),
-      (error) => error instanceof VduseError && error.code === 'BUSY',
-    );
+    await assert.rejects(this.transport.close(), isVduseError('BUSY'));
   }
 
   /** Another process's side takes the device that was left. */

@@ -1,6 +1,5 @@
 import assert from 'node:assert/strict';
 import { after, describe, it } from 'node:test';
-import { VduseError } from '../../src/base/errors.js';
 import { GuestMemory, MemoryAccess } from '../../src/memory/guest-memory.js';
 import { Errno } from '../../src/native/errno.js';
 import { ChainBuffers } from '../../src/virtqueue/chain-buffers.js';
@@ -9,6 +8,7 @@ import { SplitVirtqueue } from '../../src/virtqueue/split-virtqueue.js';
 import { TestGuest } from '../support/guest.js';
 import { QueuePair, type QueuePairPlan } from '../support/queue-pair.js';
 import { RawRing } from '../support/raw-ring.js';
+import { isVduseError } from '../support/vduse-error.js';
 
 const guest = new TestGuest(4 << 20);
 after(() => guest.close());
@@ -241,7 +241,7 @@ describe('driver virtqueue: configuration and reset', () => {
             { ...pair.deviceConfig, indirectTables: { address: pair.parts.indirect.start, entries } },
             memory,
           ),
-        (error) => error instanceof VduseError && error.code === 'PROTOCOL',
+        isVduseError('PROTOCOL'),
       );
     const { table, avail, used, indirect } = pair.parts;
     const writable = [table, avail, used, indirect].map((part) => ({

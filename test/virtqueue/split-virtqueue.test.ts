@@ -1,6 +1,5 @@
 import assert from 'node:assert/strict';
 import { after, beforeEach, describe, it } from 'node:test';
-import { VduseError } from '../../src/base/errors.js';
 import { GuestMemory, MemoryAccess } from '../../src/memory/guest-memory.js';
 import { Errno } from '../../src/native/errno.js';
 import { ChainBuffers } from '../../src/virtqueue/chain-buffers.js';
@@ -9,6 +8,7 @@ import { SplitVirtqueue, type SplitVirtqueueConfig } from '../../src/virtqueue/s
 import { TestGuest } from '../support/guest.js';
 import { QueuePair, type QueuePairPlan } from '../support/queue-pair.js';
 import { RawRing } from '../support/raw-ring.js';
+import { isVduseError } from '../support/vduse-error.js';
 
 const payloadOffset = 48 << 20;
 const payloadLength = 4 << 20;
@@ -34,7 +34,7 @@ describe('split virtqueue: configuration', () => {
   const refused = (change: Partial<SplitVirtqueueConfig>) =>
     assert.throws(
       () => new SplitVirtqueue({ ...pair.deviceConfig, ...change }, pair.deviceMemory),
-      (error) => error instanceof VduseError && error.code === 'PROTOCOL',
+      isVduseError('PROTOCOL'),
     );
 
   it('refuses sizes that are no power of two up to 32768', () => {
@@ -74,10 +74,7 @@ describe('split virtqueue: configuration', () => {
         },
       ]);
       const config = { ...pair.deviceConfig, descriptorAddress: 0, driverAddress: 4096, deviceAddress: 8192 };
-      assert.throws(
-        () => new SplitVirtqueue(config, memory),
-        (error) => error instanceof VduseError && error.code === 'PROTOCOL',
-      );
+      assert.throws(() => new SplitVirtqueue(config, memory), isVduseError('PROTOCOL'));
     }
   });
 
@@ -85,10 +82,7 @@ describe('split virtqueue: configuration', () => {
     const hostAddress = guest.hostAddress;
     const memory = new GuestMemory([{ start: 1, length: mib, hostAddress, access: MemoryAccess.READ_WRITE }]);
     const config = { ...pair.deviceConfig, descriptorAddress: 17, driverAddress: 4097, deviceAddress: 8193 };
-    assert.throws(
-      () => new SplitVirtqueue(config, memory),
-      (error) => error instanceof VduseError && error.code === 'PROTOCOL',
-    );
+    assert.throws(() => new SplitVirtqueue(config, memory), isVduseError('PROTOCOL'));
   });
 
   it('finds aligned rings in a region that begins at an odd address', () => {

@@ -5,6 +5,7 @@ import { VduseError } from '../../../src/base/errors.js';
 import { FrontendRequest, MessageFlag, REGION } from '../../../src/transport/vhost-user/protocol.js';
 import { decodeRequest, type VhostUserRequest } from '../../../src/transport/vhost-user/request.js';
 import { propertyRuns } from '../../support/property.js';
+import { isVduseError } from '../../support/vduse-error.js';
 
 /** Payload lengths and numbers of descriptors of every request, as the protocol has them. */
 const shapes: Readonly<Record<keyof typeof FrontendRequest, { bytes: number; fds: number }>> = {
@@ -53,10 +54,7 @@ function decode(request: number, payload: Uint8Array, fdCount = 0, flags = 1): V
 }
 
 function refused(request: number, payload: Uint8Array, fdCount = 0, flags = 1): void {
-  assert.throws(
-    () => decode(request, payload, fdCount, flags),
-    (error) => error instanceof VduseError && error.code === 'PROTOCOL',
-  );
+  assert.throws(() => decode(request, payload, fdCount, flags), isVduseError('PROTOCOL'));
 }
 
 function state(index: number, number: number): Uint8Array {
