@@ -30,37 +30,27 @@ afterEach(async () => {
   rmSync(directory, { recursive: true });
 });
 
-async function succeed(command: string, args?: Message): Promise<unknown> {
-  const answer = await client.execute(command, args);
-  assert.ok('return' in answer, JSON.stringify(answer));
-  return answer['return'];
-}
-
-async function fail(command: string, args: Message, desc: string): Promise<void> {
-  assert.deepEqual(await client.execute(command, args), { error: { class: 'GenericError', desc } });
-}
-
 describe('QMP commands of the daemon', () => {
   it('tell what there is', async () => {
-    assert.deepEqual(await succeed('query-version'), {
+    assert.deepEqual(await client.succeed('query-version'), {
       qemu: { major: 7, minor: 2, micro: 0 },
       package: `vduse ${packageVersion}`,
     });
     assert.match(packageVersion, /^\d+\.\d+\.\d+/);
-    const commands = (await succeed('query-commands')) as { name: string }[];
+    const commands = (await client.succeed('query-commands')) as { name: string }[];
     const names = commands.map(({ name }) => name);
     for (const name of ['qmp_capabilities', 'query-commands', 'blockdev-add', 'block-export-del', 'quit']) {
       assert.ok(names.includes(name), name);
     }
     assert.equal(new Set(names).size, names.length);
-    assert.deepEqual(await succeed('query-chardev'), [
+    assert.deepEqual(await client.succeed('query-chardev'), [
       { label: 'qmp', filename: `unix:${path},server=on`, 'frontend-open': true },
     ]);
   });
 
   it('take a node from its opening to its end', async () => {
     assert.deepEqual(
-      await succeed('blockdev-add', {
+      await client.succeed('blockdev-add', {
         driver: 'host_device',
         'node-name': 'd',
         filename: '/dev/sdx',
@@ -74,9 +64,14 @@ describe('QMP commands of the daemon', () => {
       }),
       {},
     );
-    await succeed('blockdev-add', { driver: 'null-co', 'node-name': 'n', size: 4096, 'read-zeroes': true });
+    await client.succeed('blockdev-add', {
+      driver: 'null-co',
+      'node-name': 'n',
+      size: 4096,
+      'read-zeroes': true,
+    });
     const zero = { iops: 0, iops_rd: 0, iops_wr: 0, bps: 0, bps_rd: 0, bps_wr: 0, write_threshold: 0 };
-    assert.deepEqual(await succeed('query-named-block-nodes', { flat: true }), [
+    assert.deepEqual(await client.succeed('query-named-block-nodes', { flat: true }), [
       {
         'node-name': 'n',
         drv: 'null-co',
@@ -113,17 +108,21 @@ describe('QMP commands of the daemon', () => {
         ...zero,
       },
     ]);
-    await succeed('block_resize', { 'node-name': 'n', size: 8192 });
+    await client.succeed('block_resize', { 'node-name': 'n', size: 8192 });
     assert.equal(fakes.nodes[1].size, 8192);
-    await succeed('blockdev-del', { 'node-name': 'n' });
-    await fail('blockdev-del', { 'node-name': 'n' }, "Failed to find node with node-name='n'");
-    await fail('blockdev-add', { driver: 'null-co' }, "'node-name' must be specified for the root node");
-    await fail(
+    await client.succeed('blockdev-del', { 'node-name': 'n' });
+    await client.fail('blockdev-del', { 'node-name': 'n' }, "Failed to find node with node-name='n'");
+    await client.fail(
+      'blockdev-add',
+      { driver: 'null-co' },
+      "'node-name' must be specified for the root node",
+    );
+    await client.fail(
       'blockdev-add',
       { driver: 'file', 'node-name': 'x', filename: 'f', cache: { dirct: true } },
       "Parameter 'cache.dirct' is unexpected",
     );
-    await fail(
+    await client.fail(
       'blockdev-add',
       { driver: 'null-co', 'node-name': 'x', 'detect-zeroes': 'unmap' },
       'setting detect-zeroes to unmap is not allowed without setting discard operation to unmap',
@@ -131,9 +130,9 @@ describe('QMP commands of the daemon', () => {
   });
 
   it('take an export from its making to its end, which is an event', async () => {
-    await succeed('object-add', { 'qom-type': 'iothread', id: 'io0' });
-    await succeed('blockdev-add', { driver: 'null-co', 'node-name': 'n' });
-    await succeed('block-export-add', {
+    await client.succeed('object-add', { 'qom-type': 'iothread', id: 'io0' });
+    await client.succeed('blockdev-add', { driver: 'null-co', 'node-name': 'n' });
+    await client.succeed('block-export-add', {
       type: 'vduse-blk',
       id: 'e',
       'node-name': 'n',
@@ -161,14 +160,14 @@ describe('QMP commands of the daemon', () => {
       attach: 'vhost',
       threads: [{ name: 'io0' }],
     });
-    assert.deepEqual(await succeed('query-block-exports'), [
+    assert.deepEqual(await client.succeed('query-block-exports'), [
       { id: 'e', type: 'vduse-blk', 'node-name': 'n', 'shutting-down': false },
     ]);
-    await fail('object-del', { id: 'io0' }, "object 'io0' is in use, can not be deleted");
-    await fail('blockdev-del', { 'node-name': 'n' }, 'Node n is in use');
+    await client.fail('object-del', { id: 'io0' }, "object 'io0' is in use, can not be deleted");
+    await client.fail('blockdev-del', { 'node-name': 'n' }, 'Node n is in use');
     fakes.exports[0].busy = true;
-    await fail('block-export-del', { id: 'e' }, "export 'e' still in use");
-    await fail(
+    await client.fail('block-export-del', { id: 'e' }, "export 'e' still in use");
+    await client.fail(
       'block-export-del',
       { id: 'e', mode: 'soft' },
       "Parameter 'mode' does not accept value 'soft'",
@@ -182,14 +181,14 @@ describe('QMP commands of the daemon', () => {
       { timestamp: 0, event: 'BLOCK_EXPORT_DELETED', data: { id: 'e' } },
     );
     assert.deepEqual(await client.read(), { return: {} });
-    assert.deepEqual(await succeed('query-block-exports'), []);
-    await succeed('object-del', { id: 'io0' });
+    assert.deepEqual(await client.succeed('query-block-exports'), []);
+    await client.succeed('object-del', { id: 'io0' });
   });
 
   it('call a device by its number where it has no name', async () => {
-    await succeed('blockdev-add', { driver: 'null-co', 'node-name': 'n' });
-    await succeed('block-export-add', { type: 'vduse-blk', id: 'e', 'node-name': 'n', 'vduse-id': 1 });
-    await succeed('block-export-add', {
+    await client.succeed('blockdev-add', { driver: 'null-co', 'node-name': 'n' });
+    await client.succeed('block-export-add', { type: 'vduse-blk', id: 'e', 'node-name': 'n', 'vduse-id': 1 });
+    await client.succeed('block-export-add', {
       type: 'vduse-blk',
       id: 'f',
       'node-name': 'n',
@@ -201,8 +200,8 @@ describe('QMP commands of the daemon', () => {
       ['1', '2'],
     );
     const add = { type: 'vduse-blk', id: 'g', 'node-name': 'n' };
-    await fail('block-export-add', add, "Parameter 'name' is missing");
-    await fail(
+    await client.fail('block-export-add', add, "Parameter 'name' is missing");
+    await client.fail(
       'block-export-add',
       { ...add, 'vduse-id': 1, name: 'a' },
       "Parameters 'name' and 'vduse-id' are mutually exclusive",
@@ -210,7 +209,7 @@ describe('QMP commands of the daemon', () => {
   });
 
   it("refuse exports in QEMU's words", async () => {
-    await succeed('blockdev-add', { driver: 'null-co', 'node-name': 'n' });
+    await client.succeed('blockdev-add', { driver: 'null-co', 'node-name': 'n' });
     const add = (more: Message) => ({ type: 'vduse-blk', id: 'v', 'node-name': 'n', name: 'foo', ...more });
     const cases: [Message, string][] = [
       [{ id: '9' }, 'Invalid block export id'],
@@ -237,38 +236,42 @@ describe('QMP commands of the daemon', () => {
       [{ foo: 5 }, "Parameter 'foo' is unexpected"],
     ];
     for (const [more, desc] of cases) {
-      await fail('block-export-add', add(more), desc);
+      await client.fail('block-export-add', add(more), desc);
     }
     assert.deepEqual(fakes.exports, []);
   });
 
   it('keep secrets to themselves', async () => {
-    await succeed('object-add', { 'qom-type': 'secret', id: 's', data: 'c2VjcmV0', format: 'base64' });
-    await fail('object-add', { 'qom-type': 'secret', id: 't' }, "Either 'file' or 'data' must be provided");
-    await fail(
+    await client.succeed('object-add', { 'qom-type': 'secret', id: 's', data: 'c2VjcmV0', format: 'base64' });
+    await client.fail(
+      'object-add',
+      { 'qom-type': 'secret', id: 't' },
+      "Either 'file' or 'data' must be provided",
+    );
+    await client.fail(
       'object-add',
       { 'qom-type': 'secret', id: 't', data: '!', format: 'base64' },
       "secret 't': the data is not base64",
     );
-    await fail(
+    await client.fail(
       'object-add',
       { 'qom-type': 'secret', id: 't', data: 'a', file: 'b' },
       "'file' and 'data' are mutually exclusive",
     );
-    await fail('object-add', { 'qom-type': 'iothread' }, "Parameter 'id' is missing");
-    await fail(
+    await client.fail('object-add', { 'qom-type': 'iothread' }, "Parameter 'id' is missing");
+    await client.fail(
       'object-add',
       { 'qom-type': 'no', id: 'x' },
       "Parameter 'qom-type' does not accept value 'no'",
     );
-    await succeed('object-del', { id: 's' });
+    await client.succeed('object-del', { id: 's' });
   });
 
   it('end the daemon', async () => {
     assert.equal(daemon.shutdownSignal.aborted, false);
-    assert.deepEqual(await succeed('quit'), {});
+    assert.deepEqual(await client.succeed('quit'), {});
     assert.equal(daemon.shutdownSignal.aborted, true);
-    await fail(
+    await client.fail(
       'blockdev-add',
       { driver: 'null-co', 'node-name': 'n' },
       'shutting down: a QMP client sent quit',
@@ -280,8 +283,8 @@ describe('QMP commands of the daemon', () => {
   it('answer while an export is being ended through another monitor', async () => {
     const other = join(directory, 'other.sock');
     await daemon.startMonitor(other, { id: 'other' });
-    await succeed('blockdev-add', { driver: 'null-co', 'node-name': 'n' });
-    await succeed('block-export-add', { type: 'vduse-blk', id: 'e', 'node-name': 'n', name: 'e' });
+    await client.succeed('blockdev-add', { driver: 'null-co', 'node-name': 'n' });
+    await client.succeed('block-export-add', { type: 'vduse-blk', id: 'e', 'node-name': 'n', name: 'e' });
     let finish = (): void => undefined;
     fakes.exports[0].inFlight = new Promise((settle) => {
       finish = settle;

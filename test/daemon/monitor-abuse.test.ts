@@ -40,7 +40,7 @@ afterEach(async () => {
 async function checkOthers(): Promise<void> {
   assert.equal((await nbd.call({ type: 0, offset: 0, length: 4096 })).errno, 0);
   const client = await QmpClient.open(paths.other);
-  assert.ok('return' in (await client.execute('query-block-exports')));
+  await client.succeed('query-block-exports');
   client.close();
 }
 
@@ -107,7 +107,7 @@ describe('a monitor that is abused', () => {
     await checkOthers();
     client.close();
     const next = await QmpClient.open(paths.abused);
-    assert.ok('return' in (await next.execute('query-version')));
+    await next.succeed('query-version');
     next.close();
   });
 });

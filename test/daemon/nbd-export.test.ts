@@ -27,7 +27,7 @@ beforeEach(async () => {
   daemon = new StorageDaemon({ openBlockNode, exportCreators: {} });
   await daemon.startMonitor(join(directory, 'qmp.sock'));
   client = await QmpClient.open(join(directory, 'qmp.sock'));
-  await succeed('blockdev-add', { driver: 'memory', 'node-name': 'm', size: sizeBytes });
+  await client.succeed('blockdev-add', { driver: 'memory', 'node-name': 'm', size: sizeBytes });
 });
 
 afterEach(async () => {
@@ -38,16 +38,6 @@ afterEach(async () => {
   await daemon.close();
   rmSync(directory, { recursive: true });
 });
-
-async function succeed(command: string, args?: Message): Promise<unknown> {
-  const answer = await client.execute(command, args);
-  assert.ok('return' in answer, JSON.stringify(answer));
-  return answer['return'];
-}
-
-async function fail(command: string, args: Message, desc: string): Promise<void> {
-  assert.deepEqual(await client.execute(command, args), { error: { class: 'GenericError', desc } });
-}
 
 const unixServer = () => ({ addr: { type: 'unix', data: { path: socketPath } } });
 const nbdExport = (more: Message = {}) => ({ type: 'nbd', id: 'e', 'node-name': 'm', ...more });
@@ -60,9 +50,12 @@ async function connect(name: string): Promise<RawClient> {
 
 describe('the export type nbd', () => {
   it('serves a node, read and written, under its name', async () => {
-    await succeed('nbd-server-start', unixServer());
+    await client.succeed('nbd-server-start', unixServer());
     assert.equal(statSync(socketPath).mode & 0o777, 0o600);
-    await succeed('block-export-add', nbdExport({ writable: true, name: 'disk', description: 'a disk' }));
+    await client.succeed(
+      'block-export-add',
+      nbdExport({ writable: true, name: 'disk', description: 'a disk' }),
+    );
     const nbd = await connect('disk');
     assert.equal(nbd.size, sizeBytes);
     const data = Buffer.alloc(65536, 0x5a);
@@ -93,45 +86,45 @@ describe('the export type nbd', () => {
   });
 
   it('is read-only unless it is to be written', async () => {
-    await succeed('nbd-server-start', unixServer());
-    await succeed('block-export-add', nbdExport());
+    await client.succeed('nbd-server-start', unixServer());
+    await client.succeed('block-export-add', nbdExport());
     const nbd = await connect('m');
     assert.equal(nbd.flags & 2, 2);
     assert.equal((await nbd.call({ type: Command.WRITE, offset: 0, data: Buffer.alloc(512) })).errno, 1);
   });
 
   it('needs a server, a name of its own, and no bitmap', async () => {
-    await fail('block-export-add', nbdExport(), 'NBD server not running');
-    await fail('nbd-server-stop', {}, 'NBD server not running');
-    await fail('nbd-server-add', { device: 'm' }, 'NBD server not running');
-    await succeed('nbd-server-start', unixServer());
-    await fail('nbd-server-start', unixServer(), 'NBD server already running');
-    await fail('block-export-add', nbdExport({ bitmaps: ['b'] }), "Bitmap 'b' is not found");
-    await fail(
+    await client.fail('block-export-add', nbdExport(), 'NBD server not running');
+    await client.fail('nbd-server-stop', {}, 'NBD server not running');
+    await client.fail('nbd-server-add', { device: 'm' }, 'NBD server not running');
+    await client.succeed('nbd-server-start', unixServer());
+    await client.fail('nbd-server-start', unixServer(), 'NBD server already running');
+    await client.fail('block-export-add', nbdExport({ bitmaps: ['b'] }), "Bitmap 'b' is not found");
+    await client.fail(
       'block-export-add',
       nbdExport({ 'allocation-depth': true }),
       'allocation-depth=on is not supported',
     );
-    await fail(
+    await client.fail(
       'block-export-add',
       nbdExport({ name: 'x'.repeat(4097) }),
       `export name '${'x'.repeat(4097)}' too long`,
     );
-    await succeed('block-export-add', nbdExport());
-    await fail('block-export-add', nbdExport({ id: 'f' }), "NBD server already has export named 'm'");
-    await fail('blockdev-del', { 'node-name': 'm' }, 'Node m is in use');
+    await client.succeed('block-export-add', nbdExport());
+    await client.fail('block-export-add', nbdExport({ id: 'f' }), "NBD server already has export named 'm'");
+    await client.fail('blockdev-del', { 'node-name': 'm' }, 'Node m is in use');
   });
 
   it('is not served at all where TLS was asked for by objects that do not do', async () => {
-    await succeed('object-add', { 'qom-type': 'iothread', id: 'io0' });
+    await client.succeed('object-add', { 'qom-type': 'iothread', id: 'io0' });
     const tls = (creds: string, authz?: string) => ({
       ...unixServer(),
       'tls-creds': creds,
       ...(authz === undefined ? {} : { 'tls-authz': authz }),
     });
-    await fail('nbd-server-start', tls('tls0'), "No TLS credentials with id 'tls0'");
-    await fail('nbd-server-start', tls('io0'), "Object with id 'io0' is not TLS credentials");
-    await fail(
+    await client.fail('nbd-server-start', tls('tls0'), "No TLS credentials with id 'tls0'");
+    await client.fail('nbd-server-start', tls('io0'), "Object with id 'io0' is not TLS credentials");
+    await client.fail(
       'nbd-server-start',
       { ...unixServer(), 'tls-authz': 'a' },
       'tls-authz without tls-creds would let everybody in',
@@ -143,17 +136,17 @@ describe('the export type nbd', () => {
       dir: directory,
       endpoint,
     });
-    await succeed('object-add', psk('client', 'client'));
-    await succeed('object-add', psk('server', 'server'));
-    await fail('nbd-server-start', tls('client'), 'Expected TLS credentials for a server endpoint');
-    await fail(
+    await client.succeed('object-add', psk('client', 'client'));
+    await client.succeed('object-add', psk('server', 'server'));
+    await client.fail('nbd-server-start', tls('client'), 'Expected TLS credentials for a server endpoint');
+    await client.fail(
       'nbd-server-start',
       tls('server', 'a'),
       'these TLS credentials tell no name that could be authorized',
     );
-    await fail('nbd-server-stop', {}, 'NBD server not running');
-    await succeed('nbd-server-start', tls('server'));
-    await succeed('block-export-add', nbdExport());
+    await client.fail('nbd-server-stop', {}, 'NBD server not running');
+    await client.succeed('nbd-server-start', tls('server'));
+    await client.succeed('block-export-add', nbdExport());
     const nbd = await RawClient.connect({ type: 'unix', path: socketPath });
     nbdClients.push(nbd);
     await nbd.greet();
@@ -161,22 +154,22 @@ describe('the export type nbd', () => {
   });
 
   it('ends only hard while clients use it', async () => {
-    await succeed('nbd-server-start', unixServer());
-    await succeed('block-export-add', nbdExport());
+    await client.succeed('nbd-server-start', unixServer());
+    await client.succeed('block-export-add', nbdExport());
     const nbd = await connect('m');
-    await fail('block-export-del', { id: 'e' }, "export 'e' still in use");
+    await client.fail('block-export-del', { id: 'e' }, "export 'e' still in use");
     client.send(JSON.stringify({ execute: 'block-export-del', arguments: { id: 'e', mode: 'hard' } }));
     assert.equal((await client.read())['event'], 'BLOCK_EXPORT_DELETED');
     assert.deepEqual(await client.read(), { return: {} });
     assert.equal((await nbd.readToEnd()).length, 0);
-    assert.deepEqual(await succeed('query-block-exports'), []);
-    await succeed('blockdev-del', { 'node-name': 'm' });
+    assert.deepEqual(await client.succeed('query-block-exports'), []);
+    await client.succeed('blockdev-del', { 'node-name': 'm' });
   });
 
   it('ends with its server, and comes again with the next', async () => {
     for (let round = 0; round < 2; round++) {
-      await succeed('nbd-server-start', unixServer());
-      await succeed('nbd-server-add', { device: 'm', name: 'old', writable: true });
+      await client.succeed('nbd-server-start', unixServer());
+      await client.succeed('nbd-server-add', { device: 'm', name: 'old', writable: true });
       const nbd = await connect('old');
       assert.equal((await nbd.call({ type: Command.READ, offset: 0, length: 512 })).errno, 0);
       client.send('{"execute": "nbd-server-stop"}');
@@ -186,15 +179,17 @@ describe('the export type nbd', () => {
   });
 
   it('goes by the older commands, too', async () => {
-    await succeed('blockdev-add', { driver: 'null-co', 'node-name': 'ro', 'read-only': true });
-    await succeed('nbd-server-start', { addr: { type: 'inet', data: { host: '127.0.0.1', port: '0' } } });
-    await fail('nbd-server-add', { device: 'zz' }, "Cannot find device='zz' nor node-name='zz'");
-    await fail('nbd-server-add', { device: 'm', bitmap: 'b' }, "Bitmap 'b' is not found");
-    await succeed('nbd-server-add', { device: 'ro', writable: true });
-    assert.deepEqual(await succeed('query-block-exports'), [
+    await client.succeed('blockdev-add', { driver: 'null-co', 'node-name': 'ro', 'read-only': true });
+    await client.succeed('nbd-server-start', {
+      addr: { type: 'inet', data: { host: '127.0.0.1', port: '0' } },
+    });
+    await client.fail('nbd-server-add', { device: 'zz' }, "Cannot find device='zz' nor node-name='zz'");
+    await client.fail('nbd-server-add', { device: 'm', bitmap: 'b' }, "Bitmap 'b' is not found");
+    await client.succeed('nbd-server-add', { device: 'ro', writable: true });
+    assert.deepEqual(await client.succeed('query-block-exports'), [
       { id: 'ro', type: 'nbd', 'node-name': 'ro', 'shutting-down': false },
     ]);
-    await fail('nbd-server-remove', { name: 'zz' }, "Export 'zz' is not found");
+    await client.fail('nbd-server-remove', { name: 'zz' }, "Export 'zz' is not found");
     client.send('{"execute": "nbd-server-remove", "arguments": {"name": "ro"}}');
     assert.equal((await client.read())['event'], 'BLOCK_EXPORT_DELETED');
     assert.deepEqual(await client.read(), { return: {} });
@@ -202,8 +197,8 @@ describe('the export type nbd', () => {
 
   it('listens at an abstract address', async () => {
     const path = `vduse-test-${process.pid}`;
-    await succeed('nbd-server-start', { addr: { type: 'unix', data: { path, abstract: true } } });
-    await succeed('block-export-add', nbdExport());
+    await client.succeed('nbd-server-start', { addr: { type: 'unix', data: { path, abstract: true } } });
+    await client.succeed('block-export-add', nbdExport());
     const nbd = new RawClient(new Socket({ fd: connectUnix(`@${path}`) }));
     nbdClients.push(nbd);
     await nbd.greet();
@@ -212,19 +207,19 @@ describe('the export type nbd', () => {
   });
 
   it('counts how long requests take while it is asked to', async () => {
-    await succeed('nbd-server-start', unixServer());
-    await succeed('block-export-add', nbdExport());
+    await client.succeed('nbd-server-start', unixServer());
+    await client.succeed('block-export-add', nbdExport());
     const nbd = await connect('m');
     const read = () => nbd.call({ type: Command.READ, offset: 0, length: 4096 });
     const stats = async (): Promise<Message> => {
-      const [first] = (await succeed('query-blockstats')) as { qdev: string; stats: Message }[];
+      const [first] = (await client.succeed('query-blockstats')) as { qdev: string; stats: Message }[];
       assert.equal(first.qdev, 'e');
       return first.stats;
     };
     await read();
     assert.equal((await stats())['rd_latency_histogram'], undefined);
     assert.equal((await stats())['rd_total_time_ns'], 0);
-    await succeed('block-latency-histogram-set', { id: 'e', 'boundaries-read': [1000, 1e9, 1e10] });
+    await client.succeed('block-latency-histogram-set', { id: 'e', 'boundaries-read': [1000, 1e9, 1e10] });
     for (let n = 0; n < 5; n++) {
       await read();
     }
@@ -239,14 +234,14 @@ describe('the export type nbd', () => {
     assert.equal(timed['rd_operations'], 6);
     assert.equal(timed['rd_bytes'], 6 * 4096);
     assert.equal(timed['wr_latency_histogram'], undefined);
-    await succeed('block-latency-histogram-set', { id: 'e', boundaries: [10] });
+    await client.succeed('block-latency-histogram-set', { id: 'e', boundaries: [10] });
     assert.deepEqual((await stats())['flush_latency_histogram'], { boundaries: [10], bins: [0, 0] });
-    await fail(
+    await client.fail(
       'block-latency-histogram-set',
       { id: 'e', boundaries: [10, 10] },
       "Device 'e' set read boundaries fail",
     );
-    await succeed('block-latency-histogram-set', { id: 'e' });
+    await client.succeed('block-latency-histogram-set', { id: 'e' });
     assert.equal((await stats())['rd_latency_histogram'], undefined);
     assert.deepEqual(await client.execute('block-latency-histogram-set', { id: 'zz' }), {
       error: { class: 'DeviceNotFound', desc: "Device 'zz' not found" },

@@ -89,6 +89,18 @@ export class QmpClient {
     return this.read();
   }
 
+  /** What a command that must succeed returns. */
+  async succeed(command: string, args?: Message): Promise<unknown> {
+    const answer = await this.execute(command, args);
+    assert.ok('return' in answer, `${command}: ${JSON.stringify(answer)}`);
+    return answer['return'];
+  }
+
+  /** Sends a command that must fail in these words. */
+  async fail(command: string, args: Message, desc: string): Promise<void> {
+    assert.deepEqual(await this.execute(command, args), { error: { class: 'GenericError', desc } });
+  }
+
   close(): void {
     this.socket.destroy();
   }
