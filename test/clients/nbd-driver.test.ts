@@ -69,13 +69,7 @@ describe('the block driver nbd', { skip, timeout: 300_000 }, () => {
   /** Writes and reads back whatever lengths there are, with everything else a disk can do in between. */
   async function exercise(disk: NbdDisk): Promise<void> {
     const data = randomBytes(4 * mebibyte);
-    const step = 128 << 10;
-    const parts = Array.from({ length: data.length / step }, (_, n) => n * step);
-    await Promise.all(parts.map((at) => disk.write(at, data.subarray(at, at + step), { at })));
-    await disk.flush();
-    disk.memory.fill(0, 0, data.length);
-    await Promise.all(parts.map((at) => disk.read(at, step, at)));
-    assert.ok(data.equals(disk.memory.subarray(0, data.length)));
+    await disk.writeAndReadBack(data, 128 << 10);
     await disk.write(0, data.subarray(0, 4096), { flags: BlockFlag.FUA });
     await disk.writeZeroes(4096, 65_536);
     await disk.writeZeroes(131_072, 65_536, BlockFlag.MAY_UNMAP);

@@ -323,6 +323,9 @@ export class FrontEnd {
 
   /** After a reset: the rings begin anew. */
   async restart(): Promise<void> {
+    for (const queue of this.queues) {
+      queue.reset();
+    }
     this.#availIndices = new Map();
     await this.activate();
   }

@@ -1,4 +1,5 @@
 /** A node of the block driver nbd with a client of its engine, and memory for its requests. */
+import assert from 'node:assert/strict';
 import { silentLogger } from '../../src/base/log.js';
 import { BlockOp } from '../../src/block/engine.js';
 import { EngineClient } from '../../src/block/engine-client.js';
@@ -37,6 +38,16 @@ export class NbdDisk {
   private constructor(node: BlockNode) {
     this.node = node;
     this.client = new EngineClient(node);
+  }
+
+  /** Writes bytes from the disk's start on, in parts all at once, and sees that they come back. */
+  async writeAndReadBack(data: Buffer, partBytes: number): Promise<void> {
+    const parts = Array.from({ length: data.length / partBytes }, (_, n) => n * partBytes);
+    await Promise.all(parts.map((at) => this.write(at, data.subarray(at, at + partBytes), { at })));
+    await this.flush();
+    this.memory.fill(0, 0, data.length);
+    await Promise.all(parts.map((at) => this.read(at, partBytes, at)));
+    assert.ok(data.equals(this.memory.subarray(0, data.length)));
   }
 
   /** Reads into the memory at `at`, and returns a copy. */

@@ -281,9 +281,6 @@ test('status and reset: rings stop, the memory stays', async () => {
     await exercise(remote);
     await reset();
     assert.equal(await frontend.getStatus(), 0);
-    for (const queue of remote.frontEnd.queues) {
-      queue.reset();
-    }
     remote.device.forget();
     await remote.frontEnd.restart();
   }
@@ -313,9 +310,6 @@ test('a driver that names memory outside of the regions stops its ring, not its 
   assert.equal((await remote.client.read(0, 4096, 1)).status, BLK_S.OK);
   await frontend.setStatus(0);
   assert.equal(await frontend.getStatus(), 0);
-  for (const queue of remote.frontEnd.queues) {
-    queue.reset();
-  }
   remote.device.forget();
   await remote.frontEnd.restart();
   await exercise(remote);
@@ -328,9 +322,6 @@ test('a front-end that begins again on its connection adds its memory anew', asy
   const remote = await startRemote(served.path, { memory: 'regions' });
   await exercise(remote);
   await remote.device.begin();
-  for (const queue of remote.frontEnd.queues) {
-    queue.reset();
-  }
   await remote.frontEnd.restart();
   await exercise(remote);
   await remote.close();
