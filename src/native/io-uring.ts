@@ -10,7 +10,7 @@ import { Errno } from './errno.js';
 import { closeFd } from './fd.js';
 import { addressOf, errno, libcCalls, systemCallError, viewMemory } from './ffi.js';
 import { mapFile, unmap } from './memory.js';
-import { type CompletionHandler, type Ring, RingOp } from './ring.js';
+import { type CompletionHandler, Ring } from './ring.js';
 
 const SYS_IO_URING_SETUP = 425;
 const SYS_IO_URING_ENTER = 426;
@@ -82,7 +82,7 @@ function mapRings(fd: number, ringLength: number, sqesLength: number): { ring: n
   }
 }
 
-export class IoUring implements Ring {
+export class IoUring extends Ring {
   readonly fd: number;
   readonly entries: number;
   readonly #cqMask: number;
@@ -110,6 +110,7 @@ export class IoUring implements Ring {
 
   /** Throws SYSTEM_CALL where the kernel or a seccomp filter refuses io_uring. `entries`: a power of two. */
   constructor(entries: number) {
+    super();
     const params = new Uint32Array(new ArrayBuffer(paramsBytes));
     const fd = setup(entries, params);
     if (fd < 0) {
@@ -213,21 +214,6 @@ export class IoUring implements Ring {
       this.submitAndWait(1);
     }
     return false;
-  }
-
-  prepareFallocate(
-    fd: number,
-    mode: number,
-    offset: number,
-    length: number,
-    source: number,
-    token: number,
-  ): boolean {
-    return this.prepare(RingOp.FALLOCATE, fd, length, mode, offset, 0, 0, source, token);
-  }
-
-  prepareCancel(target: { source: number; token: number }, source: number, token: number): void {
-    this.prepare(RingOp.ASYNC_CANCEL, -1, target.token + target.source * two32, 0, 0, 0, 0, source, token);
   }
 
   submit(): number {

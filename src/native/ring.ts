@@ -31,20 +31,22 @@ export interface CompletionHandler {
   onRingCompletion(source: number, token: number, result: number, flags: number): void;
 }
 
+const two32 = 0x1_0000_0000;
+
 /** A ring belongs to the thread that made it. */
-export interface Ring {
+export abstract class Ring {
   /** Becomes readable when something happens outside of this thread, for an event loop to watch. */
-  readonly fd: number;
+  abstract readonly fd: number;
   /** Entries that can be prepared before a submission. */
-  readonly entries: number;
+  abstract readonly entries: number;
   /** Entries prepared and not yet given to the kernel. */
-  readonly pending: number;
+  abstract readonly pending: number;
   /**
    * Prepares an entry; `submit` or `submitAndWait` starts it. A full queue is submitted first. Returns false
    * where the kernel takes nothing more (it is out of memory): nothing was prepared then. `len` and `opFlags`
    * are the operation's own (struct io_uring_sqe).
    */
-  prepare(
+  abstract prepare(
     op: number,
     fd: number,
     address: number,
@@ -55,6 +57,7 @@ export interface Ring {
     source: number,
     token: number,
   ): boolean;
+
   /** fallocate has its length where others have an address, and its mode where they have a length. */
   prepareFallocate(
     fd: number,
@@ -63,17 +66,23 @@ export interface Ring {
     length: number,
     source: number,
     token: number,
-  ): boolean;
+  ): boolean {
+    return this.prepare(RingOp.FALLOCATE, fd, length, mode, offset, 0, 0, source, token);
+  }
+
   /** Asks for the cancellation of the entry prepared with this source and token. */
-  prepareCancel(target: { source: number; token: number }, source: number, token: number): void;
+  prepareCancel(target: { source: number; token: number }, source: number, token: number): void {
+    this.prepare(RingOp.ASYNC_CANCEL, -1, target.token + target.source * two32, 0, 0, 0, 0, source, token);
+  }
+
   /** Gives the prepared entries to the kernel. Returns 0 or a negative errno. */
-  submit(): number;
+  abstract submit(): number;
   /** Gives the prepared entries to the kernel and sleeps until a completion is there or the time is over. */
-  submitAndWait(timeoutMs: number): number;
+  abstract submitAndWait(timeoutMs: number): number;
   /** Whether completions are known to be there to be reaped. No system call. */
-  hasCompletions(): boolean;
+  abstract hasCompletions(): boolean;
   /** Hands the completions that are there now to the handler, a bounded number. Returns how many. */
-  reap(handler: CompletionHandler): number;
+  abstract reap(handler: CompletionHandler): number;
   /** Releases what the ring holds; what is in flight is cancelled. Nothing may touch the ring afterwards. */
-  close(): void;
+  abstract close(): void;
 }

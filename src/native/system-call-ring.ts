@@ -10,15 +10,7 @@ import { OpenFlag } from './fd.js';
 import { addressOf, errno, libcCalls } from './ffi.js';
 import { AioOperation, type AioSink, KernelAio } from './kernel-aio.js';
 import { PollSet } from './poll-set.js';
-import {
-  type CompletionHandler,
-  CqeFlag,
-  FsyncFlag,
-  pollIn,
-  pollMultishot,
-  type Ring,
-  RingOp,
-} from './ring.js';
+import { type CompletionHandler, CqeFlag, FsyncFlag, pollIn, pollMultishot, Ring, RingOp } from './ring.js';
 
 /** By number: C libraries other than glibc do not have the functions. */
 const SYS_PREADV2 = process.arch === 'arm64' ? 286 : 327;
@@ -60,7 +52,7 @@ class SubmissionColumns {
 /** Completions as io_uring lays them out: token, source, result and flags, a 32-bit word each. */
 const completionWords = 4;
 
-export class SystemCallRing implements Ring, AioSink {
+export class SystemCallRing extends Ring implements AioSink {
   readonly fd: number;
   readonly entries: number;
   readonly #polls = new PollSet();
@@ -89,6 +81,7 @@ export class SystemCallRing implements Ring, AioSink {
 
   /** Throws SYSTEM_CALL. `entries`: a power of two. */
   constructor(entries: number) {
+    super();
     this.fd = this.#polls.fd;
     this.entries = entries;
     this.#sq = new SubmissionColumns(entries);
@@ -128,21 +121,6 @@ export class SystemCallRing implements Ring, AioSink {
     sq.token[index] = token;
     this.#sqTail = (this.#sqTail + 1) | 0;
     return true;
-  }
-
-  prepareFallocate(
-    fd: number,
-    mode: number,
-    offset: number,
-    length: number,
-    source: number,
-    token: number,
-  ): boolean {
-    return this.prepare(RingOp.FALLOCATE, fd, length, mode, offset, 0, 0, source, token);
-  }
-
-  prepareCancel(target: { source: number; token: number }, source: number, token: number): void {
-    this.prepare(RingOp.ASYNC_CANCEL, -1, target.token + target.source * two32, 0, 0, 0, 0, source, token);
   }
 
   submit(): number {
