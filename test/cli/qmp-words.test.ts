@@ -41,6 +41,37 @@ describe('QMP commands as people write them', () => {
     assert.deepEqual(parseLine('x a="b c"'), { name: 'x', arguments: { a: 'b c' } });
   });
 
+  it('are of the types that the server says', () => {
+    const schema = new CommandWords([
+      { name: 'add', 'meta-type': 'command', 'arg-type': '1' },
+      {
+        name: '1',
+        'meta-type': 'object',
+        members: [
+          { name: 'port', type: 'str' },
+          { name: 'size', type: 'int' },
+          { name: 'locking', type: '2' },
+          { name: 'read-only', type: 'bool' },
+          { name: 'server', type: '3' },
+        ],
+      },
+      { name: '2', 'meta-type': 'enum', values: ['auto', 'on', 'off'] },
+      { name: '3', 'meta-type': 'object', members: [{ name: 'port', type: 'str' }] },
+    ]);
+    const typed = (...words: string[]) => parseCommand(['add', ...words], schema).arguments;
+    assert.deepEqual(typed('port=80', 'server.port=81', 'locking=on', 'read-only=on', 'else=1'), {
+      port: '80',
+      server: { port: '81' },
+      locking: 'on',
+      'read-only': true,
+      else: 1,
+    });
+    assert.deepEqual(typed('port="80"', 'size=1.5G'), { port: '80', size: 1_610_612_736 });
+    assert.deepEqual(typed('size=512', 'size=none'), { size: 'none' });
+    assert.deepEqual(parseLine('add port=80', schema).arguments, { port: '80' });
+    assert.deepEqual(parseCommand(['add', 'port=80', 'size=1K']).arguments, { port: 80, size: '1K' });
+  });
+
   it('have a hint where there is no such command', () => {
     assert.equal(hintForCommand('query-jobs', ['query-jobs']), undefined);
     assert.equal(hintForCommand('query-job', ['query-jobs']), 'Did you mean query-jobs?');

@@ -52,6 +52,7 @@ describe('vduse qmp', () => {
     const refused = qmp(['block_resize', 'node-name=none', 'size=512']);
     assert.deepEqual([refused.status, refused.stdout], [1, '']);
     assert.match(refused.stderr, /^vduse: Cannot find device='' nor node-name='none'\n$/);
+    assert.deepEqual(qmp(['block_resize', 'node-name=n', 'size=2M']).stdout, '{}\n');
     const mistyped = qmp(['query-job']);
     assert.match(mistyped.stderr, /has not been found\n {2}hint: Did you mean query-jobs\?\n$/);
     assert.deepEqual(qmp(['{"execute": "query-jobs"}']).stdout, '[]\n');

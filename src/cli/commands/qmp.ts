@@ -19,7 +19,7 @@ Commands may also come from a pipe, a line each: the exit status is 1 when one o
 Examples:
   vduse qmp /run/vduse/qmp.sock
   vduse qmp /run/vduse/qmp.sock query-block-exports
-  vduse qmp /run/vduse/qmp.sock block_resize node-name=disk0 size=21474836480
+  vduse qmp /run/vduse/qmp.sock block_resize node-name=disk0 size=20G
   vduse qmp /run/vduse/qmp.sock < commands
   vduse qmp /run/vduse/qmp.sock blockdev-add '{"driver": "null-co", "node-name": "n"}'`;
 
@@ -33,9 +33,11 @@ export function qmpCommand(context: CommandContext): Command {
         await runShell(context, socket);
         return;
       }
-      const command = parse(words);
+      // Before it connects: what is wrong with the words is wrong with any server.
+      parse(words);
       const client = await connectToMonitor(socket);
       try {
+        const command = parse(words, words.length > 1 ? await schemaOf(client) : undefined);
         const answer = await client
           .execute(command.name, command.arguments)
           .catch((error: unknown) => explainRefusal(client, command.name, error));
@@ -46,9 +48,9 @@ export function qmpCommand(context: CommandContext): Command {
     });
 }
 
-function parse(words: readonly string[]): WrittenCommand {
+function parse(words: readonly string[], schema?: CommandWords): WrittenCommand {
   try {
-    return parseCommand(words);
+    return parseCommand(words, schema);
   } catch (error) {
     throw error instanceof VduseError ? new UsageError(error.message, error.hint) : error;
   }
@@ -64,6 +66,10 @@ async function explainRefusal(client: QmpClient, name: string, error: unknown): 
     : error;
 }
 
+async function schemaOf(client: QmpClient): Promise<CommandWords> {
+  return new CommandWords(await client.execute('query-qmp-schema').catch(() => []));
+}
+
 async function runShell(context: CommandContext, socket: string): Promise<void> {
   let shell: QmpShell | undefined;
   let hasEnded = false;
@@ -75,7 +81,7 @@ async function runShell(context: CommandContext, socket: string): Promise<void> 
     },
   });
   try {
-    const words = new CommandWords(await client.execute('query-qmp-schema').catch(() => []));
+    const words = await schemaOf(client);
     const { stdin: input, stdout: output } = process;
     const isTerminal = input.isTTY === true;
     const history = isTerminal ? new QmpHistory() : undefined;

@@ -113,7 +113,7 @@ export class QmpShell {
     this.#isBusy = true;
     let name: string | undefined;
     try {
-      const command = parseLine(text);
+      const command = parseLine(text, words);
       name = command.name;
       this.#hasQuit ||= command.name === 'quit';
       this.show(await client.execute(command.name, command.arguments));

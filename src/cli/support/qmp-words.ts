@@ -3,20 +3,28 @@ import { VduseError } from '../../base/errors.js';
 import { parseJsonText } from '../../qmp/json-stream.js';
 import { isJsonObject, type JsonObject, type JsonValue, setMember } from '../../qmp/json-value.js';
 import { nearest } from '../../qmp/nearest.js';
+import { parseSize } from './size.js';
 
 export interface WrittenCommand {
   readonly name: string;
   readonly arguments: JsonObject;
 }
 
+/** What a command's argument takes: a text, whatever it looks like; an integer; or what the value looks like. */
+export type ValueKind = 'text' | 'integer' | 'any';
+
+/** Knows what arguments take; without it they are what they look like. */
+export type Schema = Pick<CommandWords, 'kindOf'>;
+
 /** A line of the shell. JSON in it stands as it is: it is not split, and its quotes are its own. Throws INVALID_ARGUMENT. */
-export function parseLine(line: string): WrittenCommand {
+export function parseLine(line: string, schema?: Schema): WrittenCommand {
   const [, name, json] = /^(?:([^\s"'{]+)\s+)?(\{.*)$/s.exec(line) ?? [];
-  return parseCommand(json === undefined ? splitWords(line) : name === undefined ? [json] : [name, json]);
+  const words = json === undefined ? splitWords(line) : name === undefined ? [json] : [name, json];
+  return parseCommand(words, schema);
 }
 
 /** Throws INVALID_ARGUMENT. */
-export function parseCommand(words: readonly string[]): WrittenCommand {
+export function parseCommand(words: readonly string[], schema?: Schema): WrittenCommand {
   const [name, ...rest] = words;
   if (rest.length === 0 && name.startsWith('{')) {
     return parseRequest(name);
@@ -36,7 +44,8 @@ export function parseCommand(words: readonly string[]): WrittenCommand {
         hint: `Write for example: ${name} node-name=disk0, or ${name} '{"node-name": "disk0"}'`,
       });
     }
-    set(args, word.slice(0, at).split('.'), parseValue(word.slice(at + 1)));
+    const path = word.slice(0, at).split('.');
+    set(args, path, parseValue(word.slice(at + 1), schema?.kindOf(name, path) ?? 'any'));
   }
   return { name, arguments: args };
 }
@@ -92,7 +101,14 @@ function set(target: JsonObject, path: readonly string[], value: JsonValue): voi
 }
 
 /** A number, a word of JSON, a list or an object; `on` and `off` too; everything else is a text. */
-function parseValue(text: string): JsonValue {
+function parseValue(text: string, kind: ValueKind): JsonValue {
+  // A text may be quoted all the same.
+  if (kind === 'text' && !text.startsWith('"')) {
+    return text;
+  }
+  if (kind === 'integer' && /^\d+(\.\d+)?[KMGTP](iB?)?$/i.test(text)) {
+    return parseSize(text);
+  }
   if (text === 'on' || text === 'off') {
     return text === 'on';
   }
@@ -129,6 +145,13 @@ export class CommandWords {
       .sort();
   }
 
+  /** What an argument takes, or a member of it. */
+  kindOf(command: string, path: readonly string[]): ValueKind {
+    const type = this.#typeAt(this.#argumentsOf(command), path);
+    const isEnum = this.#types.get(type)?.['meta-type'] === 'enum';
+    return type === 'str' || isEnum ? 'text' : type === 'int' ? 'integer' : 'any';
+  }
+
   /** Words that could stand where `line` ends, and the part of it that they would replace. */
   complete(line: string): [string[], string] {
     const words = line.trimStart().split(/\s+/);
@@ -137,7 +160,7 @@ export class CommandWords {
     if (words.length <= 1) {
       return [endedIfOnly(fits(this.commands)), last];
     }
-    const type = String(this.#types.get(`command ${words[0]}`)?.['arg-type']);
+    const type = this.#argumentsOf(words[0]);
     const at = last.indexOf('=');
     if (at >= 0) {
       const key = last.slice(0, at);
@@ -151,6 +174,10 @@ export class CommandWords {
       fits(members.flatMap((one) => this.#endingsOf(one.type).map((end) => `${prefix}${one.name}${end}`))),
       last,
     ];
+  }
+
+  #argumentsOf(command: string): string {
+    return String(this.#types.get(`command ${command}`)?.['arg-type']);
   }
 
   /** The type of what a path of members leads to. */
