@@ -52,7 +52,7 @@ export class NodeTable {
     const { device = '', nodeName = '' } = names;
     const node = device === '' ? this.#nodes.get(nodeName) : undefined;
     if (node === undefined) {
-      throw new VduseError('NOT_FOUND', `Cannot find device='${device}' nor node-name='${nodeName}'`);
+      throw this.#notFound(device, nodeName);
     }
     return node;
   }
@@ -61,9 +61,16 @@ export class NodeTable {
   refer(name: string): GraphNode {
     const node = this.#nodes.get(name);
     if (node === undefined) {
-      throw new VduseError('NOT_FOUND', `Cannot find device='${name}' nor node-name='${name}'`);
+      throw this.#notFound(name, name);
     }
     return node;
+  }
+
+  #notFound(device: string, nodeName: string): VduseError {
+    const names = [...this.#nodes.keys()].filter((name) => !name.startsWith('#'));
+    return new VduseError('NOT_FOUND', `Cannot find device='${device}' nor node-name='${nodeName}'`, {
+      hint: names.length === 0 ? 'There is no node yet: add one first.' : `There are: ${names.join(', ')}.`,
+    });
   }
 
   /** Each before the nodes that it works on, the newest first; without inline nodes, which go with another. */

@@ -137,7 +137,7 @@ export function choice<const T extends readonly string[]>(...values: T): z.ZodTy
         return MISSING;
       }
       return typeof issue.input === 'string'
-        ? `Parameter '${OWN_NAME}' does not accept value '${issue.input}'`
+        ? `Parameter '${OWN_NAME}' does not accept value '${issue.input}'\nsupported: ${values.join(', ')}`
         : `Invalid parameter type for '${NAME}', expected: string`;
     },
   });

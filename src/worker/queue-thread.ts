@@ -78,7 +78,7 @@ export class QueueThread implements QueueHost {
       });
     } catch (error) {
       await thread.#exited;
-      throw error;
+      throw startError(error, options.cpus);
     }
     // The exports keep the process alive, not their threads.
     thread.#worker.unref();
@@ -229,4 +229,15 @@ export class QueueThread implements QueueHost {
       listener.onBroken(this.#failure.message);
     }
   }
+}
+
+/** What a thread throws has lost its class on the way here. */
+function startError(error: unknown, cpus: readonly number[] | undefined): VduseError {
+  const message = errorMessage(error);
+  return new VduseError('SYSTEM_CALL', `cannot start a thread for queues: ${message}`, {
+    cause: error,
+    ...(cpus !== undefined && message.includes('affinity')
+      ? { hint: 'Give processors that this machine has, and that this process may use: `nproc`, `lscpu`.' }
+      : {}),
+  });
 }

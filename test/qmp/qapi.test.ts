@@ -135,6 +135,7 @@ describe('options of two forms', () => {
       failure('json', { ...file, xyzzy: true }).hint ?? '',
       /^known: driver, node-name, cache\.direct/,
     );
+    assert.match(failure('json', { ...file, aio: 'x' }).hint ?? '', /^supported: .*\bnative\b/);
     assert.equal(failure('json', { driver: 'qcow2' }).hint, 'supported: file, host_device, null-co');
   });
 

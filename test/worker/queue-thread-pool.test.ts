@@ -58,7 +58,11 @@ describe('spreading queues', () => {
     await pool.assign(1, [{ name: 'pinned', cpus: [0] }]);
     assert.ok(!before.has('0') || availableParallelism() === 1);
     assert.ok(threadAffinities().includes('0'));
-    await assert.rejects(pool.assign(1, [{ name: 'nowhere', cpus: [8000] }]), /sched_setaffinity .*8000/);
+    await assert.rejects(pool.assign(1, [{ name: 'nowhere', cpus: [8000] }]), {
+      name: 'VduseError',
+      message: /^cannot start a thread for queues: sched_setaffinity .*8000/,
+      hint: /`lscpu`/,
+    });
   });
 
   test('over named threads in turn, which names share', async () => {
