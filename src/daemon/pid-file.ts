@@ -68,6 +68,7 @@ function open(path: string): number {
     const { text } = describeErrno(-((error as NodeJS.ErrnoException).errno ?? 0));
     throw new VduseError('SYSTEM_CALL', `cannot create PID file: Could not create '${path}': ${text}`, {
       cause: error,
+      hint: 'Its directory must exist, and be one that this user may write to.',
     });
   }
 }
@@ -75,7 +76,9 @@ function open(path: string): number {
 function lock(fd: number, path: string): void {
   const result = setOfdLock(fd, 'exclusive', WHOLE_FILE);
   if (result === -Errno.EAGAIN) {
-    throw new VduseError('BUSY', `cannot create PID file: '${path}' belongs to a running process`);
+    throw new VduseError('BUSY', `cannot create PID file: '${path}' belongs to a running process`, {
+      hint: 'The file has its number: end that process, or choose another path.',
+    });
   }
   if (result < 0) {
     throw systemCallError('fcntl(F_OFD_SETLK)', -result, path);

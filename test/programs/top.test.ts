@@ -50,6 +50,28 @@ describe('vduse top', () => {
     assert.deepEqual(ids, [['e'], ['e']]);
   });
 
+  it('says that the daemon has ended', async () => {
+    const args = ['--blockdev=null-co,node-name=n', '--chardev=socket,id=m,path=other,server=on,wait=off'];
+    const other = spawn(process.execPath, [program('vduse-storage-daemon'), ...args, '--monitor=m'], {
+      cwd: directory,
+      stdio: 'ignore',
+    });
+    await until('the monitor', () => existsSync(join(directory, 'other')));
+    const top = spawn(process.execPath, [program('vduse'), 'top', './other', '--interval', '50'], {
+      cwd: directory,
+    });
+    let told = '';
+    top.stderr.on('data', (chunk: Buffer) => {
+      told += chunk;
+    });
+    const ended = once(top, 'close');
+    await once(top.stdout, 'data');
+    other.kill('SIGTERM');
+    await once(other, 'exit');
+    assert.deepEqual(await ended, [1, null]);
+    assert.match(told, /^vduse: .*other: the .* has ended the connection\n$/);
+  });
+
   it('prints the same to a file where messages go to a terminal', (context) => {
     if (spawnSync('script', ['--version']).status !== 0) {
       context.skip('there is no script(1)');

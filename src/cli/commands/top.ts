@@ -1,6 +1,7 @@
 /** vduse top: what the exports of a storage daemon do, as it goes. */
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Command } from 'commander';
+import { VduseError } from '../../base/errors.js';
 import { type CommandContext, checkedOption, createCommand, integerIn } from '../support/command.js';
 import { connectToMonitor } from '../support/connect.js';
 import type { QmpClient } from '../support/qmp-client.js';
@@ -45,7 +46,12 @@ async function run(context: CommandContext, socket: string, flags: TopFlags): Pr
   const stop = (): void => end.abort();
   process.once('SIGINT', stop);
   process.once('SIGTERM', stop);
-  const client = await connectToMonitor(socket, { onEnd: stop });
+  let hasEnded = false;
+  const onEnd = (): void => {
+    hasEnded = true;
+    stop();
+  };
+  const client = await connectToMonitor(socket, { onEnd });
   const timed = new Set<string>();
   const view = flags.json === true ? undefined : new TopView(context);
   try {
@@ -62,6 +68,9 @@ async function run(context: CommandContext, socket: string, flags: TopFlags): Pr
       } else {
         view.show(activities);
       }
+    }
+    if (hasEnded) {
+      throw new VduseError('ABORTED', `${socket}: the monitor has ended the connection`);
     }
   } finally {
     for (const id of timed) {
