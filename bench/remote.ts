@@ -114,6 +114,22 @@ async function measureCell(store: RemoteStore, workload: RemoteWorkload, plan: P
   return { title: titleOf(workload), workload, samples };
 }
 
+const WARM_UP_DEPTH = 16;
+
+/** What a daemon compiles, allocates and connects once in its life is in no cell, neither ours nor another's. */
+async function warmUp(store: RemoteStore, plan: Plan): Promise<void> {
+  for (const contestant of store.contestants) {
+    for (const rw of ['randread', 'randwrite'] as const) {
+      const workload = { rw, depth: WARM_UP_DEPTH };
+      await measure(contestant, {
+        workload,
+        milliseconds: Math.round(plan.seconds * 1000),
+        signal: plan.signal,
+      });
+    }
+  }
+}
+
 async function measureStore(name: StoreName, plan: Plan): Promise<StoreResult> {
   const folder = mkdtempSync(join(tmpdir(), 'vduse-bench-'));
   try {
@@ -121,6 +137,7 @@ async function measureStore(name: StoreName, plan: Plan): Promise<StoreResult> {
     const context = { ...plan, folder, daemons: chosenDaemons() };
     const store = await withProgress(label, () => stores[name](context), 'bench');
     try {
+      await withProgress(`${name}: warming up`, () => warmUp(store, plan), 'bench');
       return { name, title: store.title, cells: await measureCells(store, chosenWorkloads(name), plan) };
     } finally {
       await store.close();
