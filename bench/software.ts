@@ -2,16 +2,15 @@
  * The software disk through NBD beside qemu-nbd and nbdkit: the same file, the same client (fio's nbd engine),
  * interleaved repetitions in one run. Also bounce against direct mapping, with the bytes copied, counted.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { randomFillSync } from 'node:crypto';
-import { closeSync, existsSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { say } from '../lab/progress.js';
-import { readOptions } from './support/command.js';
+import { readOptions, runBenchmark } from './support/command.js';
 import { formatCount, formatRatio, formatTable, median, pairedRatio } from './support/figures.js';
+import { makeImage } from './support/images.js';
+import { type Running, runProgram, startServer } from './support/processes.js';
 
 const options = readOptions({
   json: { type: 'boolean' },
@@ -62,52 +61,15 @@ const cells: readonly Cell[] = [
   { name: '128k sequential write, depth 8', rw: 'write', bs: '128k', depth: 8 },
 ];
 
-/** Filled with random bytes: reading blocks that were never written costs nothing, and would say nothing. */
-function makeImage(path: string): void {
-  const block = Buffer.alloc(1 << 20);
-  const fd = openSync(path, 'w');
-  for (let n = 0; n < imageMib; n++) {
-    randomFillSync(block);
-    writeSync(fd, block);
-  }
-  closeSync(fd);
-}
-
-async function startServer(server: Server, folder: string, image: string): Promise<Running> {
-  const socket = join(folder, `${server.name}.sock`);
-  const [program, ...args] = server.command(socket, image);
-  const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'inherit'] });
-  let output = '';
-  child.stdout.on('data', (chunk: Buffer) => {
-    output += chunk.toString();
-  });
-  const exited = new Promise<void>((resolve) => child.once('close', () => resolve()));
-  for (let attempt = 0; attempt < 200 && !existsSync(socket); attempt++) {
-    await sleep(50);
-  }
-  if (!existsSync(socket)) {
-    child.kill();
-    throw new Error(`${server.name} did not start`);
-  }
-  return { child, socket, exited, output: () => output };
-}
-
-interface Running {
-  readonly child: ChildProcess;
-  readonly socket: string;
-  readonly exited: Promise<void>;
-  readonly output: () => string;
-}
-
 interface FioDirection {
   readonly iops: number;
 }
 
 /** Runs fio once. Returns IOPS. */
-async function runFio(cell: Cell, socket: string): Promise<number> {
-  const child = spawn(
-    'fio',
+async function runFio(cell: Cell, socket: string, signal: AbortSignal): Promise<number> {
+  const output = await runProgram(
     [
+      'fio',
       '--name=bench',
       '--ioengine=nbd',
       `--uri=nbd+unix:///?socket=${socket}`,
@@ -121,16 +83,8 @@ async function runFio(cell: Cell, socket: string): Promise<number> {
       '--randrepeat=0',
       '--output-format=json',
     ],
-    { stdio: ['ignore', 'pipe', 'ignore'] },
+    { signal },
   );
-  let output = '';
-  child.stdout.on('data', (chunk: Buffer) => {
-    output += chunk.toString();
-  });
-  const status = await new Promise((resolve) => child.once('close', resolve));
-  if (status !== 0) {
-    throw new Error(`fio ended with status ${status}:\n${output}`);
-  }
   const parsed = JSON.parse(output.slice(output.indexOf('{'))) as {
     jobs: { read: FioDirection; write: FioDirection }[];
   };
@@ -139,7 +93,10 @@ async function runFio(cell: Cell, socket: string): Promise<number> {
 }
 
 /** IOPS by cell and server, a figure for each repetition. Servers take turns within a repetition. */
-async function measure(running: ReadonlyMap<string, Running>): Promise<Map<string, Map<string, number[]>>> {
+async function measure(
+  sockets: ReadonlyMap<string, string>,
+  signal: AbortSignal,
+): Promise<Map<string, Map<string, number[]>>> {
   const results = new Map<string, Map<string, number[]>>();
   for (const cell of cells) {
     const figures = new Map(servers.map(({ name }) => [name, [] as number[]]));
@@ -148,7 +105,7 @@ async function measure(running: ReadonlyMap<string, Running>): Promise<Map<strin
       // The order turns, so that no server is always the one after the same other.
       for (let k = 0; k < servers.length; k++) {
         const { name } = servers[(n + k) % servers.length];
-        figures.get(name)?.push(await runFio(cell, (running.get(name) as Running).socket));
+        figures.get(name)?.push(await runFio(cell, sockets.get(name) as string, signal));
       }
     }
     const line = servers.map(({ name }) => `${name} ${formatCount(median(figures.get(name) ?? []))}`);
@@ -199,40 +156,47 @@ function report(results: Map<string, Map<string, number[]>>, counters: Map<strin
   }
 }
 
-async function main(): Promise<void> {
-  if (options.help === true) {
-    process.stdout.write(help);
-    return;
-  }
+async function run(signal: AbortSignal): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), 'vduse-bench-'));
   const running = new Map<string, Running>();
+  const sockets = new Map<string, string>();
   try {
     say(
       `an image of ${imageMib} MiB, ${repetitions} repetitions of ${runSeconds} s a cell and server`,
       'bench',
     );
-    for (const server of servers) {
+    for (const { name, command } of servers) {
       // An image each: image locks are real, and nobody is to warm another one's cache.
-      const image = join(folder, `${server.name}.img`);
-      makeImage(image);
-      running.set(server.name, await startServer(server, folder, image));
+      const image = join(folder, `${name}.img`);
+      await makeImage(image, imageMib);
+      const socket = join(folder, `${name}.sock`);
+      running.set(name, await startServer(command(socket, image), [socket]));
+      sockets.set(name, socket);
     }
-    const results = await measure(running);
+    const results = await measure(sockets, signal);
     const counters = new Map<string, string>();
-    for (const [name, { child, exited, output }] of running) {
-      child.kill('SIGTERM');
-      await exited;
+    for (const [name, { stop, output }] of running) {
+      await stop();
       if (name === 'direct' || name === 'bounce') {
-        counters.set(name, output().trim());
+        // The last that it says, behind what it may have logged.
+        counters.set(name, output().trim().split('\n').at(-1) ?? '');
       }
     }
     report(results, counters);
   } finally {
-    for (const { child } of running.values()) {
-      child.kill('SIGTERM');
+    for (const { stop } of running.values()) {
+      await stop();
     }
     rmSync(folder, { recursive: true, force: true });
   }
 }
 
-await main();
+async function main(): Promise<number> {
+  if (options.help === true) {
+    process.stdout.write(help);
+    return 0;
+  }
+  return await runBenchmark(run);
+}
+
+process.exitCode = await main();
