@@ -2,6 +2,7 @@
 import { VduseError } from '../base/errors.js';
 import type { BlkDevice } from '../device/blk/blk-device.js';
 import type { DeviceStatistics } from '../device/statistics.js';
+import { vringCountMax } from '../transport/vhost-user/protocol.js';
 import { type VhostUserAddress, VhostUserTransport } from '../transport/vhost-user/vhost-user-transport.js';
 import { BlkExport, type BlkExportContext, createBlkDevice } from './blk-export.js';
 import type { BlockExport, VhostUserBlkExportOptions } from './block-export.js';
@@ -61,7 +62,16 @@ export async function createVhostUserBlkExport(
   options: VhostUserBlkExportOptions,
   context: BlkExportContext,
 ): Promise<VhostUserBlkExport> {
-  const { id, address } = options;
+  const { id, address, queueCount = 1 } = options;
+  if (queueCount > vringCountMax) {
+    throw new VduseError(
+      'INVALID_ARGUMENT',
+      `a vhost-user device has at most ${vringCountMax} queues, not ${queueCount}`,
+      {
+        hint: 'The protocol numbers them in a byte: ask for fewer.',
+      },
+    );
+  }
   const device = await createBlkDevice(options, context);
   const transport = new VhostUserTransport({ device, address, logger: context.logger, name: id });
   return new VhostUserBlkExportImplementation(options, { device, transport });

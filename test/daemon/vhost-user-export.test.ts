@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
@@ -61,6 +61,15 @@ test("QEMU's options, as text and as JSON", () => {
     nodeName: 'd',
     address: { type: 'unix', path: '@s', server: false },
   });
+});
+
+test('a disk of more queues than the protocol can number is refused', async () => {
+  const vhostUser = join(directory, 'many.sock');
+  await assert.rejects(
+    exportDisk({ driver: 'memory', nodeName: 'm', size: 1 << 20 }, { vhostUser, queues: 257 }),
+    { code: 'INVALID_ARGUMENT', message: 'a vhost-user device has at most 256 queues, not 257' },
+  );
+  assert.equal(existsSync(vhostUser), false);
 });
 
 test("what can't be, in QEMU's words", () => {

@@ -60,7 +60,13 @@ export function toTlsCredentials(
     const keys = readKeys(join(dir, files.psk));
     const username = options.username ?? defaultUsername;
     if (endpoint === 'client' && !keys.has(username)) {
-      throw new VduseError('NOT_FOUND', `Username ${username} not found in PSK file ${join(dir, files.psk)}`);
+      throw new VduseError(
+        'NOT_FOUND',
+        `Username ${username} not found in PSK file ${join(dir, files.psk)}`,
+        {
+          hint: 'Add username=, one of those before the colons in that file.',
+        },
+      );
     }
     return new TlsCredentials({ endpoint, verifyPeer, psk: { keys, username } });
   }

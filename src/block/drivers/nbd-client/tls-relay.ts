@@ -224,9 +224,12 @@ async function withDeadline<T>(socket: Socket, work: Promise<T>): Promise<T> {
   }
 }
 
-/** Node's words name neither keys nor passwords. */
+/** Node's words name neither keys nor passwords. Of a line of OpenSSL's the reason is told, and not where in OpenSSL it was. */
 function tlsError(error: unknown): VduseError {
-  return new VduseError('PERMISSION_DENIED', `TLS: ${errorMessage(error)}`, {
+  const message = errorMessage(error);
+  const isLine = error instanceof Error && 'reason' in error && message.includes(':error:');
+  const text = isLine ? String(error.reason) : message;
+  return new VduseError('PERMISSION_DENIED', `TLS: ${text}`, {
     hint: 'Check the credentials of both sides: the CA, the names in the certificates, their dates; or the key.',
     cause: error,
   });
