@@ -365,6 +365,28 @@ describe('rbd on a cluster with one OSD', { skip, timeout: 300_000 }, () => {
     assert.ok(Date.now() - start < 15_000);
   });
 
+  test('more requests than librados lets be in flight by default make no queue thread wait', async (t) => {
+    const options = { ...(await makeImage(8)), cache: { direct: true } };
+    const opened = await openSoftwareDisk(options, { queues: 8, queueSize: 1024, logger });
+    t.after(() => opened.close());
+    const { disk } = opened;
+    await disk.write(0, Buffer.alloc(4096, 7));
+    const buffers = Array.from({ length: 1600 }, () => Buffer.alloc(512));
+    const reads: Promise<void>[] = [];
+    process.kill(cluster.osdPid(0), 'SIGSTOP');
+    try {
+      reads.push(...buffers.map((buffer) => disk.read(0, buffer)));
+      // Answered by the queue threads themselves, each in its turn.
+      const asked = Promise.all(Array.from({ length: 8 }, () => disk.getId()));
+      const answered = await Promise.race([asked.then(() => true), sleep(10_000, false, { ref: false })]);
+      assert.ok(answered, 'a queue thread waits');
+    } finally {
+      process.kill(cluster.osdPid(0), 'SIGCONT');
+    }
+    await Promise.all(reads);
+    assert.ok(buffers.every((buffer) => buffer.equals(Buffer.alloc(512, 7))));
+  });
+
   test('an OSD that stands still: opening gives up, reads with a time limit fail, and all goes on after it', async (t) => {
     const options = await makeImage(8);
     const limited = await openDisk({ ...options, osdTimeout: 1 });

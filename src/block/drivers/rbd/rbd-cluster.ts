@@ -15,6 +15,7 @@ import {
 } from '../../../native/librbd-control.js';
 import type { BlockServices, RbdNodeOptions } from '../../node.js';
 import { connectError } from './rbd-errors.js';
+import { tuneCluster } from './rbd-tuning.js';
 
 export interface ClusterConnection {
   readonly handle: number;
@@ -33,12 +34,6 @@ const connections = new Map<string, SharedConnection>();
 /** Ceph waits for 300 s for its monitors and for ever for their answers; nobody who waits for a command does. */
 const cephMountTimeoutS = 300;
 const defaultTimeoutS = 30;
-/**
- * How much of a socket librados takes with one call. Ceph's default is less than an answer to a read of 4 KiB with its
- * headers; with more, the messenger's thread needs a tenth less processor time for such a read. Bytes.
- */
-const cephPrefetchBytes = 4096;
-const prefetchBytes = 65_536;
 
 /** Throws NOT_SUPPORTED, NOT_FOUND, PERMISSION_DENIED, TIMEOUT, INVALID_ARGUMENT or SYSTEM_CALL. */
 export async function acquireCluster(
@@ -158,11 +153,8 @@ async function configure(
   if (Number(clusterOption(handle, 'client_mount_timeout')) === cephMountTimeoutS) {
     setClusterOption(handle, 'client_mount_timeout', `${defaultTimeoutS}`);
   }
-  // Where Ceph has other options one day, it has its own idea of speed.
-  if (Number(clusterOption(handle, 'ms_tcp_prefetch_max_size')) === cephPrefetchBytes) {
-    setClusterOption(handle, 'ms_tcp_prefetch_max_size', `${prefetchBytes}`);
-  }
   if (Number(clusterOption(handle, 'rados_mon_op_timeout')) === 0) {
     setClusterOption(handle, 'rados_mon_op_timeout', `${defaultTimeoutS}`);
   }
+  tuneCluster(handle, { cached: options.cache?.direct !== true });
 }
