@@ -23,7 +23,7 @@ export type ErrorCode =
   | 'ABORTED';
 
 export interface VduseErrorOptions {
-  readonly hint?: string;
+  readonly hint?: string | undefined;
   readonly cause?: unknown;
 }
 

@@ -8,11 +8,13 @@ export function systemReason(error: unknown): string {
   return systemError(error)?.[1] ?? errorMessage(error);
 }
 
-/** For the options of an error; `place` is a path or a TCP port. */
-export function listenHint(place: string | number | undefined, error: unknown): { readonly hint?: string } {
+/** The hint of an error; `place` is a path or a TCP port, undefined where it is neither. */
+export function listenHint(place: string | number | undefined, error: unknown): string | undefined {
+  if (place === undefined) {
+    return undefined;
+  }
   const name = systemError(error)?.[0] ?? '';
-  const hint = typeof place === 'number' ? portHints[name]?.(place) : pathHints[name]?.(dirname(place ?? ''));
-  return place === undefined || hint === undefined ? {} : { hint };
+  return typeof place === 'number' ? portHints[name]?.(place) : pathHints[name]?.(dirname(place));
 }
 
 const pathHints: Readonly<Record<string, (directory: string) => string>> = {
@@ -27,10 +29,9 @@ const portHints: Readonly<Record<string, (port: number) => string>> = {
   EADDRNOTAVAIL: () => 'This machine has no such address: `ip address` shows what it has.',
 };
 
-/** For the options of an error: of a server that can't be reached. */
-export function connectHint(error: unknown): { readonly hint?: string } {
-  const hint = connectHints[systemError(error)?.[0] ?? ''];
-  return hint === undefined ? {} : { hint };
+/** The hint of an error, of a server that can't be reached. */
+export function connectHint(error: unknown): string | undefined {
+  return connectHints[systemError(error)?.[0] ?? ''];
 }
 
 const checkName = "Check the host's name, and that this machine can look names up.";

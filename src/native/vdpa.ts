@@ -186,8 +186,7 @@ export function vdpaError(action: string, command: number, outcome: NetlinkOutco
   const cause = systemCallError('netlink', outcome.errno, outcome.text);
   // The kernel's own sentence tells more than the errno's; where it has none, the errno's has to do.
   const reason = outcome.text === '' ? describeErrno(outcome.errno).text : outcome.text;
-  const options = hint === undefined ? { cause } : { cause, hint };
-  return new VduseError(code, `${action}: ${reason} (${cause.errnoName})`, options);
+  return new VduseError(code, `${action}: ${reason} (${cause.errnoName})`, { cause, hint });
 }
 
 function explain(command: number, code: number): { code: ErrorCode; hint?: string } {

@@ -305,10 +305,10 @@ function cannotListen(where: string, port: number | undefined, error: unknown): 
   if (!(error instanceof VduseError)) {
     return new VduseError('SYSTEM_CALL', `${what}: ${systemReason(error)}`, {
       cause: error,
-      ...listenHint(port ?? where, error),
+      hint: listenHint(port ?? where, error),
     });
   }
   const { code, message, hint } = error;
   const why = message.startsWith(`${where}: `) ? message.slice(where.length + 2) : message;
-  return new VduseError(code, `${what}: ${why}`, { cause: error, ...(hint === undefined ? {} : { hint }) });
+  return new VduseError(code, `${what}: ${why}`, { cause: error, hint });
 }

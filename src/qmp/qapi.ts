@@ -246,7 +246,7 @@ function describeIssue(issue: z.core.$ZodIssue): VduseError {
     .replaceAll(NAME, () => name)
     .replaceAll(OWN_NAME, () => String(issue.path.at(-1) ?? ''))
     .split('\n');
-  return new VduseError('INVALID_ARGUMENT', message, hint === undefined ? {} : { hint });
+  return new VduseError('INVALID_ARGUMENT', message, { hint });
 }
 
 /** The value of the schema's type. Throws INVALID_ARGUMENT with QEMU's words. */

@@ -90,7 +90,7 @@ export async function connectTo(address: SocketAddress): Promise<Socket> {
 function cannotListen(address: SocketAddress, error: unknown): VduseError {
   const place = address.type === 'inet' ? address.port : address.type === 'unix' ? address.path : undefined;
   const message = `Failed to bind socket to ${nameOf(address)}: ${capitalized(systemReason(error))}`;
-  return new VduseError('SYSTEM_CALL', message, { cause: error, ...listenHint(place, error) });
+  return new VduseError('SYSTEM_CALL', message, { cause: error, hint: listenHint(place, error) });
 }
 
 function cannotConnect(address: SocketAddress, error: unknown): VduseError {

@@ -131,11 +131,10 @@ function fillError(filename: string, preallocation: string, error: unknown): unk
     [Errno.ENOSPC]: 'Free some space, or leave out preallocation: then it takes space as it is written.',
     [Errno.EOPNOTSUPP]: 'Its file system sets no blocks aside: use preallocation=full.',
   };
-  const hint = hints[code];
   return new VduseError(
     'SYSTEM_CALL',
     `Could not create '${filename}' (preallocation=${preallocation}): ${systemCallError('write', code).message}`,
-    { cause: error, ...(hint === undefined ? {} : { hint }) },
+    { cause: error, hint: hints[code] },
   );
 }
 

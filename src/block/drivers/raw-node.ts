@@ -12,8 +12,7 @@ import type {
 
 const sectorBytes = 512;
 
-const invalid = (message: string, hint?: string) =>
-  new VduseError('INVALID_ARGUMENT', message, hint === undefined ? {} : { hint });
+const invalid = (message: string, hint?: string) => new VduseError('INVALID_ARGUMENT', message, { hint });
 
 /** Throws what opening the child throws, and INVALID_ARGUMENT for a part that the child does not have. */
 export async function openRawNode(options: RawNodeOptions, children: ChildOpener): Promise<BlockNode> {

@@ -209,8 +209,7 @@ function prepareStep(name: HelpTopic, kind: StepKind, text: string): StartupStep
 
 /** The same error, saying which option it is about. */
 export function inOption(given: string, error: VduseError): VduseError {
-  const hint = error.hint === undefined ? {} : { hint: error.hint };
-  return new VduseError(error.code, `${given}: ${error.message}`, { cause: error, ...hint });
+  return new VduseError(error.code, `${given}: ${error.message}`, { cause: error, hint: error.hint });
 }
 
 function usageError(error: CommanderError, command: Command): VduseError {

@@ -35,7 +35,7 @@ export function usageError(error: CommanderError): UsageError | undefined {
   }
   const [message, suggestion] = error.message.replace(/^error: /, '').split('\n');
   const near = /^\(Did you mean (.*)\?\)$/.exec(suggestion ?? '')?.[1];
-  return near === undefined ? new UsageError(message) : new UsageError(message, `Did you mean ${near}?`);
+  return new UsageError(message, near === undefined ? undefined : `Did you mean ${near}?`);
 }
 
 /** An option whose argument goes through `parse`; what that refuses is wrong usage. */

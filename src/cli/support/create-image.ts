@@ -150,6 +150,6 @@ function creationError(path: string, error: unknown): unknown {
   const [errorCode, reason, hint] = reasons[code] ?? ['SYSTEM_CALL', errorMessage(error), undefined];
   return new VduseError(errorCode, `cannot create '${path}': ${reason}`, {
     cause: error,
-    ...(hint === undefined ? {} : { hint }),
+    hint,
   });
 }

@@ -9,7 +9,7 @@ export const ExitStatus = { OK: 0, FAILURE: 1, USAGE: 2 } as const;
 export class UsageError extends VduseError {
   /** Without a hint, the command's help is where it says what to do. */
   constructor(message: string, hint?: string) {
-    super('INVALID_ARGUMENT', message, hint === undefined ? {} : { hint });
+    super('INVALID_ARGUMENT', message, { hint });
     this.name = 'UsageError';
   }
 }

@@ -40,6 +40,5 @@ export function withoutHidden(error: VduseError, text: string, shown: string): V
   const message = error.message.replace(/'([^']*)'/g, (quoted, word: string) =>
     isHidden(word) ? "'...'" : quoted,
   );
-  const hint = error.hint === undefined ? {} : { hint: error.hint };
-  return new VduseError(error.code, message, { cause: error.cause, ...hint });
+  return new VduseError(error.code, message, { cause: error.cause, hint: error.hint });
 }

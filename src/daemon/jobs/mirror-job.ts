@@ -274,8 +274,7 @@ export class MirrorWork implements JobWork {
   }
 }
 
-const invalid = (message: string, hint?: string) =>
-  new VduseError('INVALID_ARGUMENT', message, hint === undefined ? {} : { hint });
+const invalid = (message: string, hint?: string) => new VduseError('INVALID_ARGUMENT', message, { hint });
 
 function checkPair({ source, target, granularity }: MirrorOptions): void {
   if (source === target) {

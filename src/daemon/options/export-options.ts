@@ -65,8 +65,7 @@ type VduseBlkOptions = Extract<ExportOptions, { type: 'vduse-blk' }>;
 type NbdOptions = Extract<ExportOptions, { type: 'nbd' }>;
 type VhostUserBlkOptions = Extract<ExportOptions, { type: 'vhost-user-blk' }>;
 
-const invalid = (message: string, hint?: string) =>
-  new VduseError('INVALID_ARGUMENT', message, hint === undefined ? {} : { hint });
+const invalid = (message: string, hint?: string) => new VduseError('INVALID_ARGUMENT', message, { hint });
 
 const isPowerOfTwo = (value: number) => value > 0 && 2 ** Math.round(Math.log2(value)) === value;
 

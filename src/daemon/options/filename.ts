@@ -9,8 +9,7 @@ import { parseKeyval } from '../../qmp/keyval.js';
 import { checkOptions } from '../../qmp/qapi.js';
 import { type BlockdevOptions, blockdevOptions } from './blockdev-options.js';
 
-const invalid = (message: string, hint?: string) =>
-  new VduseError('INVALID_ARGUMENT', message, hint === undefined ? {} : { hint });
+const invalid = (message: string, hint?: string) => new VduseError('INVALID_ARGUMENT', message, { hint });
 
 /** The options that the filename stands for; undefined when it is a path. Throws INVALID_ARGUMENT. */
 export function filenameOptions(filename: string): BlockdevOptions | undefined {

@@ -139,7 +139,7 @@ function listenAt(path: string): UnixListener {
     }
     throw new VduseError('SYSTEM_CALL', `cannot listen at ${path}: ${systemReason(error)}`, {
       cause: error,
-      ...listenHint(path, error),
+      hint: listenHint(path, error),
     });
   }
 }

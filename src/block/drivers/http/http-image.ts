@@ -46,7 +46,7 @@ export class HttpImage {
       const { code, hint } = error instanceof VduseError ? error : { code: undefined, hint: undefined };
       throw new VduseError(code ?? 'TIMEOUT', `cannot open '${name}': ${errorMessage(error)}`, {
         cause: error,
-        ...(hint === undefined ? connectHint(error instanceof Error ? error.cause : undefined) : { hint }),
+        hint: hint ?? connectHint(error instanceof Error ? error.cause : undefined),
       });
     }
     if (identity === undefined) {

@@ -71,7 +71,7 @@ function openError(uri: string, error: unknown): VduseError {
   const hint = error instanceof VduseError ? error.hint : undefined;
   return new VduseError(code, `cannot open '${uri}': ${errorMessage(error)}`, {
     cause: error,
-    ...(hint === undefined ? connectHint(error) : { hint }),
+    hint: hint ?? connectHint(error),
   });
 }
 
