@@ -15,7 +15,7 @@ import {
 } from '../../../native/librbd-control.js';
 import type { BlockServices, RbdNodeOptions } from '../../node.js';
 import { connectError } from './rbd-errors.js';
-import { tuneCluster } from './rbd-tuning.js';
+import { defaultTimeoutS, tuneCluster } from './rbd-tuning.js';
 
 export interface ClusterConnection {
   readonly handle: number;
@@ -30,10 +30,6 @@ interface SharedConnection {
 }
 
 const connections = new Map<string, SharedConnection>();
-
-/** Ceph waits for 300 s for its monitors and for ever for their answers; nobody who waits for a command does. */
-const cephMountTimeoutS = 300;
-const defaultTimeoutS = 30;
 
 /** Throws NOT_SUPPORTED, NOT_FOUND, PERMISSION_DENIED, TIMEOUT, INVALID_ARGUMENT or SYSTEM_CALL. */
 export async function acquireCluster(
@@ -149,12 +145,6 @@ async function configure(
         `Ceph does not take the value that option '${name}' was given: ${describeErrno(-result).text}`,
       );
     }
-  }
-  if (Number(clusterOption(handle, 'client_mount_timeout')) === cephMountTimeoutS) {
-    setClusterOption(handle, 'client_mount_timeout', `${defaultTimeoutS}`);
-  }
-  if (Number(clusterOption(handle, 'rados_mon_op_timeout')) === 0) {
-    setClusterOption(handle, 'rados_mon_op_timeout', `${defaultTimeoutS}`);
   }
   tuneCluster(handle, { cached: options.cache?.direct !== true });
 }

@@ -6,6 +6,9 @@
 import { availableParallelism } from 'node:os';
 import { clusterOption, setClusterOption } from '../../../native/librbd-control.js';
 
+/** Seconds that a step of opening may take. */
+export const defaultTimeoutS = 30;
+
 interface TunedOption {
   readonly name: string;
   readonly cephDefault: string;
@@ -38,17 +41,28 @@ const dispatch: TunedOption = { name: 'rbd_non_blocking_aio', cephDefault: 'true
 const completionThreads: TunedOption = { name: 'librados_thread_count', cephDefault: '2', ours: '1' };
 const fewProcessors = 2;
 
-/** Whether the option is as we want it. */
+/** For its monitors Ceph waits 300 s, and for ever for their answers; nobody who waits for a command does. */
+const patience: readonly TunedOption[] = [
+  { name: 'client_mount_timeout', cephDefault: '300', ours: `${defaultTimeoutS}` },
+  { name: 'rados_mon_op_timeout', cephDefault: '0', ours: `${defaultTimeoutS}` },
+];
+
+/** Releases of Ceph write the same number in several ways. */
+function isSame(value: string | undefined, other: string): boolean {
+  return value === other || Number(value) === Number(other);
+}
+
+/** Whether the option is as we want it, now. */
 function tune(cluster: number, { name, cephDefault, ours }: TunedOption): boolean {
-  if (clusterOption(cluster, name) === cephDefault) {
-    setClusterOption(cluster, name, ours);
-  }
-  return clusterOption(cluster, name) === ours;
+  const value = clusterOption(cluster, name);
+  return isSame(value, ours) || (isSame(value, cephDefault) && setClusterOption(cluster, name, ours) >= 0);
 }
 
 /** Before the cluster is connected. `cached`: librbd's cache is on, which may make writers wait for room. */
 export function tuneCluster(cluster: number, { cached }: { readonly cached: boolean }): void {
-  tune(cluster, prefetch);
+  for (const option of [...patience, prefetch]) {
+    tune(cluster, option);
+  }
   const neverWaits = throttles.map((option) => tune(cluster, option)).every((isSet) => isSet) && !cached;
   if (neverWaits && tune(cluster, dispatch) && availableParallelism() <= fewProcessors) {
     tune(cluster, completionThreads);
