@@ -36,21 +36,24 @@ export class BounceBuffers {
   }
 
   copyFromGuest(slot: number): void {
-    const table = this.#table;
-    let at = this.address[slot];
-    for (let n = 0; n < table.segmentCount[slot]; n++) {
-      const length = table.segmentLength(slot, n);
-      copyMemory(at, table.segmentAddress(slot, n), length);
-      at += length;
-    }
+    this.#copy(slot, false);
   }
 
   copyToGuest(slot: number): void {
+    this.#copy(slot, true);
+  }
+
+  #copy(slot: number, toGuest: boolean): void {
     const table = this.#table;
     let at = this.address[slot];
     for (let n = 0; n < table.segmentCount[slot]; n++) {
       const length = table.segmentLength(slot, n);
-      copyMemory(table.segmentAddress(slot, n), at, length);
+      const guest = table.segmentAddress(slot, n);
+      if (toGuest) {
+        copyMemory(guest, at, length);
+      } else {
+        copyMemory(at, guest, length);
+      }
       at += length;
     }
   }
