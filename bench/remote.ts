@@ -27,8 +27,9 @@ import {
   remoteTables,
   type StoreResult,
 } from './support/remote-report.js';
-import { measure, type RemoteSample, type RemoteWorkload } from './support/remote-sample.js';
+import { measure, type RemoteRun, type RemoteSample, type RemoteWorkload } from './support/remote-sample.js';
 import {
+  type Contestant,
   openNbdStore,
   openRbdStore,
   ourDaemon,
@@ -100,10 +101,18 @@ function chosenDaemons() {
   return [ourDaemon('vduse', ''), qemuDaemon, ...variants];
 }
 
+function chosenContestants(store: RemoteStore): Contestant[] {
+  return store.contestants.filter(({ name }) => readPattern(options, 'contestants').test(name));
+}
+
+function runOf(workload: RemoteWorkload, { seconds, signal }: Plan): RemoteRun {
+  return { workload, milliseconds: Math.round(seconds * 1000), signal };
+}
+
 async function measureCell(store: RemoteStore, workload: RemoteWorkload, plan: Plan): Promise<RemoteCell> {
-  const contestants = store.contestants.filter(({ name }) => readPattern(options, 'contestants').test(name));
+  const contestants = chosenContestants(store);
   const samples = new Map(contestants.map(({ name }) => [name, [] as RemoteSample[]]));
-  const run = { workload, milliseconds: Math.round(plan.seconds * 1000), signal: plan.signal };
+  const run = runOf(workload, plan);
   for (let n = 0; n < plan.repetitions; n++) {
     // The order turns, so that nobody always comes after the same other.
     for (let k = 0; k < contestants.length; k++) {
@@ -118,14 +127,9 @@ const WARM_UP_DEPTH = 16;
 
 /** What a daemon compiles, allocates and connects once in its life is in no cell, neither ours nor another's. */
 async function warmUp(store: RemoteStore, plan: Plan): Promise<void> {
-  for (const contestant of store.contestants) {
+  for (const contestant of chosenContestants(store)) {
     for (const rw of ['randread', 'randwrite'] as const) {
-      const workload = { rw, depth: WARM_UP_DEPTH };
-      await measure(contestant, {
-        workload,
-        milliseconds: Math.round(plan.seconds * 1000),
-        signal: plan.signal,
-      });
+      await measure(contestant, runOf({ rw, depth: WARM_UP_DEPTH }, plan));
     }
   }
 }
@@ -201,12 +205,4 @@ function publish(result: StoreResult, remark: string): void {
   });
 }
 
-async function main(): Promise<number> {
-  if (options.help) {
-    process.stdout.write(help);
-    return 0;
-  }
-  return await runBenchmark(run);
-}
-
-process.exitCode = await main();
+process.exitCode = await runBenchmark(options, help, run);

@@ -94,7 +94,7 @@ async function runFio(cell: Cell, socket: string, signal: AbortSignal): Promise<
 
 /** IOPS by cell and server, a figure for each repetition. Servers take turns within a repetition. */
 async function measure(
-  sockets: ReadonlyMap<string, string>,
+  socketOf: (server: string) => string,
   signal: AbortSignal,
 ): Promise<Map<string, Map<string, number[]>>> {
   const results = new Map<string, Map<string, number[]>>();
@@ -105,7 +105,7 @@ async function measure(
       // The order turns, so that no server is always the one after the same other.
       for (let k = 0; k < servers.length; k++) {
         const { name } = servers[(n + k) % servers.length];
-        figures.get(name)?.push(await runFio(cell, sockets.get(name) as string, signal));
+        figures.get(name)?.push(await runFio(cell, socketOf(name), signal));
       }
     }
     const line = servers.map(({ name }) => `${name} ${formatCount(median(figures.get(name) ?? []))}`);
@@ -159,7 +159,7 @@ function report(results: Map<string, Map<string, number[]>>, counters: Map<strin
 async function run(signal: AbortSignal): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), 'vduse-bench-'));
   const running = new Map<string, Running>();
-  const sockets = new Map<string, string>();
+  const socketOf = (server: string): string => join(folder, `${server}.sock`);
   try {
     say(
       `an image of ${imageMib} MiB, ${repetitions} repetitions of ${runSeconds} s a cell and server`,
@@ -169,11 +169,10 @@ async function run(signal: AbortSignal): Promise<void> {
       // An image each: image locks are real, and nobody is to warm another one's cache.
       const image = join(folder, `${name}.img`);
       await makeImage(image, imageMib);
-      const socket = join(folder, `${name}.sock`);
+      const socket = socketOf(name);
       running.set(name, await startServer(command(socket, image), [socket]));
-      sockets.set(name, socket);
     }
-    const results = await measure(sockets, signal);
+    const results = await measure(socketOf, signal);
     const counters = new Map<string, string>();
     for (const [name, { stop, output }] of running) {
       await stop();
@@ -191,12 +190,4 @@ async function run(signal: AbortSignal): Promise<void> {
   }
 }
 
-async function main(): Promise<number> {
-  if (options.help === true) {
-    process.stdout.write(help);
-    return 0;
-  }
-  return await runBenchmark(run);
-}
-
-process.exitCode = await main();
+process.exitCode = await runBenchmark(options, help, run);

@@ -248,12 +248,4 @@ async function run(signal: AbortSignal): Promise<void> {
   }
 }
 
-async function main(): Promise<number> {
-  if (options.help) {
-    process.stdout.write(help);
-    return 0;
-  }
-  return await runBenchmark(run);
-}
-
-process.exitCode = await main();
+process.exitCode = await runBenchmark(options, help, run);

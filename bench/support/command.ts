@@ -47,8 +47,16 @@ export function readPattern<Name extends string>(
   }
 }
 
-/** Measures until it is done or a signal ends it, and says what went wrong. Returns the exit status. */
-export async function runBenchmark(measure: (signal: AbortSignal) => Promise<void>): Promise<number> {
+/** Prints the help, or measures until it is done or a signal ends it, and says what went wrong. Returns the exit status. */
+export async function runBenchmark(
+  options: { readonly help?: boolean },
+  help: string,
+  measure: (signal: AbortSignal) => Promise<void>,
+): Promise<number> {
+  if (options.help === true) {
+    process.stdout.write(help);
+    return 0;
+  }
   const interrupted = new AbortController();
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     // Stores, servers and files are put away on the way out.

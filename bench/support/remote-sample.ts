@@ -25,7 +25,7 @@ export interface RemoteSample {
 export const foreignShareMax = 0.05;
 const ATTEMPTS = 3;
 
-interface Run {
+export interface RemoteRun {
   readonly workload: RemoteWorkload;
   readonly milliseconds: number;
   readonly signal: AbortSignal;
@@ -51,7 +51,7 @@ function ownCpuSeconds(): number {
   return (user + system) / 1e6;
 }
 
-async function runOnce({ command, args, serverPids, storePids }: Contestant, run: Run): Promise<Costs> {
+async function runOnce({ command, args, serverPids, storePids }: Contestant, run: RemoteRun): Promise<Costs> {
   const { rw, depth } = run.workload;
   const serverBefore = cpuSecondsOf(serverPids);
   const storeBefore = cpuSecondsOf(storePids);
@@ -94,7 +94,7 @@ async function runOnce({ command, args, serverPids, storePids }: Contestant, run
 }
 
 /** The least disturbed of a few attempts. */
-export async function measure(contestant: Contestant, run: Run): Promise<RemoteSample> {
+export async function measure(contestant: Contestant, run: RemoteRun): Promise<RemoteSample> {
   let best = await measureOnce(contestant, run);
   for (let n = 1; n < ATTEMPTS && best.foreignShare > foreignShareMax; n++) {
     const again = await measureOnce(contestant, run);
@@ -104,7 +104,7 @@ export async function measure(contestant: Contestant, run: Run): Promise<RemoteS
 }
 
 /** The warm-up is measured too: what a longer run costs more is the requests', and not the client's start. */
-async function measureOnce(contestant: Contestant, run: Run): Promise<RemoteSample> {
+async function measureOnce(contestant: Contestant, run: RemoteRun): Promise<RemoteSample> {
   const short = await runOnce(contestant, { ...run, milliseconds: WARM_UP_MS });
   const long = await runOnce(contestant, run);
   const ios = Math.max(1, long.figures.ios - short.figures.ios);

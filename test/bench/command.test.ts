@@ -33,13 +33,13 @@ describe('options of a benchmark', () => {
 
 describe('exit statuses of a benchmark', () => {
   test('0 when it is done, 64 for a wrong command line, 1 for a failure', async () => {
-    assert.equal(await runBenchmark(async () => {}), 0);
-    assert.equal(await runBenchmark(() => Promise.reject(new UsageError('wrong'))), 64);
-    assert.equal(await runBenchmark(() => Promise.reject(new Error('failed'))), 1);
+    assert.equal(await runBenchmark({}, '', async () => {}), 0);
+    assert.equal(await runBenchmark({}, '', () => Promise.reject(new UsageError('wrong'))), 64);
+    assert.equal(await runBenchmark({}, '', () => Promise.reject(new Error('failed'))), 1);
   });
 
   test('130 when a signal ended it', async () => {
-    const status = runBenchmark(async (signal) => {
+    const status = runBenchmark({}, '', async (signal) => {
       process.emit('SIGHUP');
       signal.throwIfAborted();
     });
